@@ -1,0 +1,3 @@
+"""smdiff: soft-masked diffusion language models, from the command line and from Python."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,65 @@
+"""The command line. Nothing heavy is imported before a command's arguments are accepted."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+import typer
+from typer.exceptions import TyperException
+
+from smdiff.cli.eval_text import eval_text
+from smdiff.cli.options import from_config
+from smdiff.cli.pretrain import pretrain
+from smdiff.cli.sample import sample
+from smdiff.config import EvalTextConfig, PretrainConfig, SampleConfig
+from smdiff.errors import UserError
+
+app = typer.Typer(
+    name="smdiff",
+    help="Soft-masked diffusion language models: train, sample, evaluate.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+app.command("pretrain")(from_config(PretrainConfig)(pretrain))
+app.command("sample")(from_config(SampleConfig)(sample))
+app.command("eval-text")(from_config(EvalTextConfig)(eval_text))
+
+
+def _one_line(text: str) -> None:
+    """An error as one line on stderr, however long."""
+    print("smdiff: " + " ".join(text.split()), file=sys.stderr)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0 done, 1 failed, 2 bad input, 130 interrupted."""
+    try:
+        return app(args=argv, prog_name="smdiff", standalone_mode=False) or 0
+    except UserError as error:
+        _one_line(f"error: {error}" if error.exit_code != 130 else str(error))
+        return error.exit_code
+    except TyperException as error:
+        message = getattr(error, "format_message", lambda: str(error))()
+        if message:
+            _one_line(f"error: {message}")
+        return 2
+    except (KeyboardInterrupt, typer.Abort):
+        _one_line("interrupted")
+        return 130
+    except BrokenPipeError:
+        # The reader of our output (head, say) has gone: nothing is left to say to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except Exception as error:
+        if os.environ.get("SMDIFF_DEBUG"):
+            raise
+        _one_line(f"failed: {type(error).__name__}: {error}. SMDIFF_DEBUG=1 shows where; please report it")
+        return 1
+
+
+def entry() -> None:
+    """The `smdiff` program."""
+    sys.exit(main())

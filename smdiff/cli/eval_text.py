@@ -1,0 +1,32 @@
+"""`smdiff eval-text`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from smdiff.cli.options import Json, Quiet
+from smdiff.config import EvalTextConfig, resolve
+
+
+def eval_text(
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Run folders.", show_default=False)],
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--out", help="Also write the result to this JSON file.", rich_help_panel="Output"),
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    **flags: Any,
+) -> None:
+    """Perplexity of models on the same text: the ELBO bound in one pass and two, with paired differences."""
+    config = resolve(EvalTextConfig, flags).config
+
+    from smdiff.cli.render import setup, text_scores
+
+    setup(quiet)
+    from smdiff.evaluation.compare import compare
+
+    text_scores(compare(models, config, out), json)

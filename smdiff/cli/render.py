@@ -1,0 +1,132 @@
+"""Results as a person reads them, or as one JSON document."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import warnings
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from smdiff.ui.console import err, note, out, set_quiet
+
+if TYPE_CHECKING:
+    from smdiff.decoding.generate import Text
+
+
+def setup(quiet: bool) -> None:
+    """Silence the libraries below: what the user needs to know, smdiff says itself."""
+    set_quiet(quiet)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    warnings.filterwarnings("ignore")
+    logging.getLogger("accelerate").setLevel(logging.ERROR)
+    with err.status("loading libraries") if err.is_terminal and not quiet else _nothing():
+        import datasets
+        import transformers
+
+        datasets.disable_progress_bars()
+        datasets.logging.set_verbosity_error()
+        transformers.utils.logging.disable_progress_bar()
+
+
+class _nothing:
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+
+def _json(value: Any) -> None:
+    from smdiff.evaluation.results import dumps
+
+    print(dumps(value))
+
+
+def _pairs(title: str, rows: list[tuple[str, str]]) -> None:
+    table = Table(title=title, show_header=False, title_justify="left")
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    out.print(table)
+
+
+def pretrain_plan(plan: dict[str, Any], json: bool) -> None:
+    """What a run would do."""
+    if json:
+        return _json(plan)
+    _pairs("plan", [(k.replace("_", " "), f"{v:,}" if isinstance(v, int) else str(v)) for k, v in plan.items()])
+
+
+def pretrain_result(result: dict[str, Any], json: bool) -> None:
+    """What a run did."""
+    if json:
+        return _json(result)
+    train, valid, soft = result["train"], result["valid"], result["soft_mask"]
+    speed = train["tokens_per_second"]
+    rows = [
+        ("steps", f"{train['steps']:,} ({train['forward_passes']:,} forward passes)"),
+        ("tokens", f"{train['tokens']:,} in {train['seconds']:,.0f} s" + (f", {speed:,.0f} a second" if speed else "")),
+        (
+            "held-out perplexity",
+            f"<= {valid['perplexity']:.3f} ({valid['nll']:.4f} +- {valid['standard_error']:.4f} nats/token, "
+            f"{valid['sequences']} sequences{', two passes' if soft else ''})",
+        ),
+    ]
+    if soft:
+        rows.append(("same, one pass", f"{valid['nll_one_pass']:.4f} nats/token"))
+        rows.append(("soft mask", f"w_s {soft['w_s']:.3f}, w_a {soft['w_a']:.3f}, w_b {soft['w_b']:.3f}, k {soft['k']}"))
+    rows.append(("files", f"{result['model']}: curves.png, metrics.jsonl, result.json, model.safetensors"))
+    _pairs(f"pretrain {result['model']}", rows)
+    for remark in result["notes"]:
+        out.print(f"note: {remark}", markup=False)
+
+
+def samples(texts: Iterable[Text], json: bool) -> None:
+    """Texts as they come."""
+    from smdiff.evaluation.results import dumps
+
+    for text in texts:
+        if json:
+            print(dumps(dataclasses.asdict(text), None), flush=True)
+        else:
+            note(f"--- text {text.index}, {text.nfe} forward passes")
+            print(text.text, flush=True)
+
+
+def text_scores(result: dict[str, Any], json: bool) -> None:
+    """Perplexities and paired differences."""
+    if json:
+        return _json(result)
+    data, config = result["data"], result["config"]
+    part = "" if data["split"] == "all" else "held-out part of "
+    table = Table(
+        title=f"{part}{data['name']}: {data['sequences']} sequences of {data['length']}, {config['draws']} masks each",
+        title_justify="left",
+        caption="PPL is an upper bound (negative ELBO). Differences are paired: same sequences, same masks; 95 % interval.",
+        caption_justify="left",
+    )
+    table.add_column("model", overflow="fold")
+    table.add_column("passes", justify="right")
+    table.add_column("PPL <=", justify="right")
+    table.add_column("nats/token", justify="right")
+    table.add_column("bits/byte", justify="right")
+    table.add_column("minus the first model's bound", justify="right")
+    for row in result["results"]:
+        change = "-"
+        if difference := row.get("difference"):
+            low, high = difference["interval"]
+            change = f"{difference['nats']:+.4f} [{low:+.4f}, {high:+.4f}] {difference['verdict']}"
+        table.add_row(
+            row["model"],
+            str(row["passes"]),
+            f"{row['perplexity_bound']:.3f}",
+            f"{row['nats']:.4f} +- {row['standard_error']:.4f}",
+            f"{row['bits_per_byte']:.4f}",
+            change,
+        )
+    out.print(table)

@@ -1,0 +1,301 @@
+"""Corpora: built in, from files, or from the hub, as `datasets` with one document a row.
+
+Held-out data is split off by whole documents (a file, a row), with a fixed seed, so that every run on the same data
+holds out the same documents. A corpus of a single document gives its last part.
+"""
+
+from __future__ import annotations
+
+import ast
+import gzip
+import hashlib
+import io
+import sysconfig
+import tokenize
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+import numpy as np
+
+from smdiff.errors import UserError
+
+Documents = datasets.Dataset | datasets.IterableDataset
+
+_SPLIT_SEED = 0
+_STREAMED_HELD_OUT = 1000
+_TEXT_SUFFIXES = (".txt", ".md", ".rst", ".py", ".text", ".tex", ".html", ".c", ".h", ".js", ".java", ".rs", ".go")
+_TABLE_SUFFIXES = {".jsonl": "json", ".json": "json", ".ndjson": "json", ".parquet": "parquet"}
+
+MARKOV_STATES = 32
+MARKOV_PROBABILITIES = (0.6, 0.3, 0.1)
+_MARKOV_SYMBOLS = "abcdefghijklmnopqrstuvwxyz012345"
+_MARKOV_CHAINS, _MARKOV_CHAIN_LENGTH = 64, 65_536
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A training and a held-out part, each with a "text" column.
+
+    Attributes:
+        name: as the user wrote it.
+        sha256: of all documents in order; None for a stream, which nobody has read to its end.
+        default_tokenizer: what suits the data when the user names none.
+    """
+
+    name: str
+    train: Documents
+    valid: Documents
+    sha256: str | None
+    default_tokenizer: str | None = None
+
+
+@dataclass(frozen=True)
+class MarkovChain:
+    """The chain of `markov`: 32 states, each with 3 random successors of probability 0.6, 0.3 and 0.1."""
+
+    successors: np.ndarray  # (32, 3)
+
+    @classmethod
+    def drawn(cls, seed: int) -> MarkovChain:
+        rng = np.random.default_rng([seed, MARKOV_STATES])
+        rows = [rng.choice(MARKOV_STATES, len(MARKOV_PROBABILITIES), replace=False) for _ in range(MARKOV_STATES)]
+        return cls(np.stack(rows))
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """(32, 32) transition probabilities."""
+        matrix = np.zeros((MARKOV_STATES, MARKOV_STATES))
+        for row, successors in enumerate(self.successors):
+            matrix[row, successors] = MARKOV_PROBABILITIES
+        return matrix
+
+    def stationary(self) -> np.ndarray:
+        """(32,) long-run probabilities of the states, from a uniform start."""
+        return np.full(MARKOV_STATES, 1 / MARKOV_STATES) @ np.linalg.matrix_power(self.matrix, 4096)
+
+    def entropy(self, length: int) -> float:
+        """Nats a token of a sequence of `length`, started in the stationary state: the best any model can do."""
+        p = self.stationary()
+        first = -float((p[p > 0] * np.log(p[p > 0])).sum())
+        branch = np.array(MARKOV_PROBABILITIES)
+        rate = -float((branch * np.log(branch)).sum())
+        return (first + (length - 1) * rate) / length
+
+    def documents(self, seed: int) -> list[str]:
+        """Independent chains, one symbol a state."""
+        rng = np.random.default_rng([seed, 1])
+        branches = rng.choice(
+            len(MARKOV_PROBABILITIES), (_MARKOV_CHAIN_LENGTH, _MARKOV_CHAINS), p=MARKOV_PROBABILITIES
+        )
+        state = rng.choice(MARKOV_STATES, _MARKOV_CHAINS, p=self.stationary())
+        states = np.empty((_MARKOV_CHAIN_LENGTH, _MARKOV_CHAINS), dtype=np.uint8)
+        for step, branch in enumerate(branches):
+            states[step] = state
+            state = self.successors[state, branch]
+        symbols = np.frombuffer(_MARKOV_SYMBOLS.encode(), dtype=np.uint8)
+        return [symbols[chain].tobytes().decode() for chain in states.T]
+
+
+def markov_seed(spec: str) -> int:
+    """The chain's seed in `markov` or `markov:SEED`."""
+    _, _, seed = spec.partition(":")
+    if not (seed or "0").isdigit():
+        raise UserError(f"--data {spec}", "the seed of a Markov chain is a number", "Write markov or markov:3.")
+    return int(seed or "0")
+
+
+def _standard_library() -> Iterator[Path]:
+    """The .py files of the standard library, without its tests, in a fixed order."""
+    root = Path(sysconfig.get_paths()["stdlib"])
+    skipped = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
+    for path in sorted(root.rglob("*.py")):
+        if not skipped.intersection(path.relative_to(root).parts):
+            yield path
+
+
+def _source(path: Path) -> str | None:
+    """A Python file's text in its declared encoding; None if it has none."""
+    try:
+        with tokenize.open(path) as file:
+            return file.read()
+    except (SyntaxError, UnicodeDecodeError):
+        return None
+
+
+def _python_sources() -> list[str]:
+    return [text for path in _standard_library() if (text := _source(path))]
+
+
+def _python_docs() -> list[str]:
+    """The prose that comes with Python: pydoc's topics, and each module's docstrings as one document."""
+    from pydoc_data.topics import topics
+
+    documents = list(topics.values())
+    for text in _python_sources():
+        try:
+            tree = ast.parse(text)
+        except (SyntaxError, ValueError):
+            continue
+        kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+        strings = [ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, kinds)]
+        if prose := "\n\n".join(s for s in strings if s):
+            documents.append(prose)
+    return documents
+
+
+def _markov(spec: str) -> list[str]:
+    seed = markov_seed(spec)
+    return MarkovChain.drawn(seed).documents(seed)
+
+
+def _suffix(path: Path) -> str:
+    """The suffix that tells the format, before .gz."""
+    return path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
+
+
+def _read_text(path: Path) -> str:
+    try:
+        raw = path.read_bytes()
+        if path.suffix == ".gz":
+            raw = gzip.GzipFile(fileobj=io.BytesIO(raw)).read()
+        return raw.decode()
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not UTF-8 text", fix="Convert it, or leave it out of --data.") from None
+    except (OSError, EOFError) as error:
+        raise UserError(f"cannot read {path}", str(error)) from None
+
+
+def _table(paths: list[Path], kind: str, column: str) -> datasets.Dataset:
+    """jsonl or parquet files as one dataset with a "text" column."""
+    try:
+        table = datasets.load_dataset(kind, data_files=[str(p) for p in paths], split="train")
+    except Exception as error:  # `datasets` wraps every reader's own errors
+        cause = str(error.__cause__ or error).strip().splitlines()
+        raise UserError(f"cannot read {paths[0]}", cause[0] if cause else type(error).__name__) from None
+    return _text_column(table, column, str(paths[0]))
+
+
+def _text_column(table: Documents, column: str, source: str) -> Documents:
+    names = table.column_names
+    if names is None or column in names:
+        return table.select_columns([column]).rename_column(column, "text") if column != "text" else (
+            table.select_columns(["text"])
+        )
+    raise UserError(
+        f"{source} has no column {column!r}", f"its columns are {', '.join(names)}", "Pick one with --text-column."
+    )
+
+
+def _read_files(path: Path, column: str) -> datasets.Dataset:
+    """A file or folder as documents: a text file is one, a row of a table is one."""
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    texts = [p for p in files if _suffix(p) in _TEXT_SUFFIXES or (p == path and _suffix(p) not in _TABLE_SUFFIXES)]
+    parts: list[datasets.Dataset] = []
+    if texts:
+        parts.append(datasets.Dataset.from_dict({"text": [_read_text(p) for p in texts]}))
+    for suffix, kind in _TABLE_SUFFIXES.items():
+        if tables := [p for p in files if _suffix(p) == suffix]:
+            parts.append(_table(tables, kind, column))
+    if not parts:
+        raise UserError(
+            f"no data in {path}", f"looked for {', '.join([*_TEXT_SUFFIXES, *_TABLE_SUFFIXES])}, also with .gz"
+        )
+    return datasets.concatenate_datasets(parts)
+
+
+def _from_hub(name: str, column: str, streaming: bool) -> tuple[Documents, Documents | None]:
+    """A hub dataset's training split and its own held-out split, if it has one."""
+    try:
+        splits = datasets.load_dataset(name, streaming=streaming)
+    except Exception as error:  # network, missing name, gated, malformed: one answer for the user
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"--data {name}", f"no such file or folder here, and not loaded from the hub ({reason})",
+            "Give a path that exists, or check the name and the network.",
+        ) from None  # fmt: skip
+    train = splits["train"] if "train" in splits else next(iter(splits.values()))
+    held_out = next((splits[s] for s in ("validation", "valid", "test") if s in splits), None)
+    return _text_column(train, column, name), None if held_out is None else _text_column(held_out, column, name)
+
+
+def _hash(documents: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for text in documents:
+        digest.update(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest())
+    return digest.hexdigest()
+
+
+def _split(documents: datasets.Dataset, fraction: float) -> tuple[datasets.Dataset, datasets.Dataset]:
+    """Whole documents held out; a single document is cut once, near the end, at a paragraph if there is one."""
+    if len(documents) > 1:
+        held_out = max(1, round(fraction * len(documents)))
+        parts = documents.train_test_split(test_size=min(held_out, len(documents) - 1), seed=_SPLIT_SEED)
+        return parts["train"], parts["test"]
+    text = documents[0]["text"]
+    cut = int(len(text) * (1 - fraction))
+    paragraph = text.find("\n\n", cut)
+    cut = paragraph + 2 if paragraph != -1 and paragraph + 2 < len(text) else cut
+    one = datasets.Dataset.from_dict
+    return one({"text": [text[:cut]]}), one({"text": [text[cut:]]})
+
+
+_BUILT_IN = {"python-stdlib": _python_sources, "python-docs": _python_docs}
+
+
+def is_built_in(spec: str) -> bool:
+    """Whether `spec` names data that smdiff makes by itself."""
+    return spec in _BUILT_IN or spec == "markov" or spec.startswith("markov:")
+
+
+def check_spec(spec: str) -> None:
+    """Refuse a data name that cannot work, before anything is loaded: a path that looks like one and is not there."""
+    if spec.startswith("markov"):
+        markov_seed(spec)
+    looks_like_path = spec.startswith((".", "/", "~")) or Path(spec).suffix in (*_TEXT_SUFFIXES, *_TABLE_SUFFIXES, ".gz")
+    if not is_built_in(spec) and looks_like_path and not Path(spec).expanduser().exists():
+        raise UserError(f"--data {spec}", "no such file or folder")
+
+
+def load_documents(spec: str, column: str = "text", streaming: bool = False) -> tuple[Documents, Documents | None]:
+    """The documents of `spec`, and the held-out ones where the source has its own split.
+
+    Raises:
+        UserError: nothing there, unreadable, empty, or without the column.
+    """
+    check_spec(spec)
+    if is_built_in(spec):
+        texts = _BUILT_IN[spec]() if spec in _BUILT_IN else _markov(spec)
+        return datasets.Dataset.from_dict({"text": texts}), None
+    path = Path(spec).expanduser()
+    documents, held_out = (
+        (_read_files(path, column), None) if path.exists() else _from_hub(spec, column, streaming)
+    )
+    if isinstance(documents, datasets.Dataset):
+        documents = documents.filter(lambda text: bool(text and text.strip()), input_columns="text")
+        if len(documents) == 0:
+            raise UserError(f"--data {spec}", "there is no text in it")
+    return documents, held_out
+
+
+def load_corpus(
+    spec: str,
+    *,
+    valid_spec: str | None = None,
+    valid_fraction: float = 0.05,
+    column: str = "text",
+    streaming: bool = False,
+) -> Corpus:
+    """Training and held-out documents of `spec`; the held-out ones from `valid_spec` where given."""
+    documents, held_out = load_documents(spec, column, streaming)
+    sha256 = None if isinstance(documents, datasets.IterableDataset) else _hash(documents["text"])
+    if valid_spec is not None:
+        held_out, _ = load_documents(valid_spec, column)
+    if held_out is not None:
+        train = documents
+    elif isinstance(documents, datasets.IterableDataset):
+        train, held_out = documents.skip(_STREAMED_HELD_OUT), documents.take(_STREAMED_HELD_OUT)
+    else:
+        train, held_out = _split(documents, valid_fraction)
+    return Corpus(spec, train, held_out, sha256, "symbols" if spec.startswith("markov") else None)

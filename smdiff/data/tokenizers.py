@@ -1,0 +1,98 @@
+"""Tokenizers with an end-of-text and a mask token: made here, trained here, or loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoTokenizer, GPT2TokenizerFast, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from smdiff.data.corpora import _MARKOV_SYMBOLS
+from smdiff.errors import UserError
+
+END, MASK = "<|endoftext|>", "<|mask|>"
+
+
+def _wrapped(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=END, mask_token=MASK, clean_up_tokenization_spaces=False
+    )
+
+
+def _byte_level(model: models.BPE) -> Tokenizer:
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def bytes_tokenizer() -> PreTrainedTokenizerFast:
+    """256 bytes, end-of-text and mask: 258 ids."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = _byte_level(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    tokenizer.add_special_tokens([END, MASK])
+    return _wrapped(tokenizer)
+
+
+def symbols_tokenizer() -> PreTrainedTokenizerFast:
+    """One id for each of the 32 states of the Markov chain, end-of-text and mask."""
+    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(_MARKOV_SYMBOLS)}, merges=[]))
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.add_special_tokens([END, MASK])
+    return _wrapped(tokenizer)
+
+
+def train_bpe(texts: Iterable[str], size: int) -> PreTrainedTokenizerFast:
+    """Byte-level BPE of `size` ids, end-of-text and mask (the last id) among them."""
+    tokenizer = _byte_level(models.BPE())
+    trainer = trainers.BpeTrainer(
+        vocab_size=size - 1,
+        special_tokens=[END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_special_tokens([MASK])
+    return _wrapped(tokenizer)
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """A tokenizer from a folder or the hub, with a mask token added if it has none."""
+    folder = Path(name).expanduser()
+    try:
+        if folder.is_dir() and not (folder / "tokenizer_config.json").exists() and (folder / "merges.txt").exists():
+            # GPT-2's original two files do not say what they are.
+            tokenizer = GPT2TokenizerFast(vocab=str(folder / "vocab.json"), merges=str(folder / "merges.txt"))
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(folder if folder.is_dir() else name)
+    except Exception as error:  # missing, malformed, or no network: one answer for the user
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"--tokenizer {name}", f"neither loaded from a folder nor from the hub ({reason})",
+            "Give bytes, bpe:N, or a folder with tokenizer.json or vocab.json and merges.txt.",
+        ) from None  # fmt: skip
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"--tokenizer {name}", "it has no end-of-text token, which separates documents")
+    if tokenizer.mask_token_id is None:
+        tokenizer.add_special_tokens({"mask_token": MASK})
+    return tokenizer
+
+
+def bpe_size(spec: str) -> int:
+    """N of `bpe:N`."""
+    digits = spec.removeprefix("bpe:")
+    if not digits.isdigit() or not 258 <= int(digits) <= 1_000_000:
+        raise UserError(f"--tokenizer {spec}", "bpe:N needs N from 258 (the bytes and two marks) to 1000000")
+    return int(digits)
+
+
+def make_tokenizer(spec: str, texts: Iterable[str]) -> PreTrainedTokenizerBase:
+    """The tokenizer that `spec` names; `texts` is read only where one is trained."""
+    if spec == "bytes":
+        return bytes_tokenizer()
+    if spec == "symbols":
+        return symbols_tokenizer()
+    if spec.startswith("bpe:"):
+        return train_bpe(texts, bpe_size(spec))
+    return load_tokenizer(spec)

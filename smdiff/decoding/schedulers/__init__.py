@@ -1,0 +1,13 @@
+"""Schedulers: which masked positions to reveal at each step, and with what. They know no model.
+
+A new scheduler is one file and one line in `SCHEDULERS`.
+"""
+
+from __future__ import annotations
+
+from smdiff.decoding.schedulers.ancestral import Ancestral
+from smdiff.decoding.schedulers.base import Scheduler, State
+
+SCHEDULERS: dict[str, type[Scheduler]] = {"ancestral": Ancestral}
+
+__all__ = ["SCHEDULERS", "Ancestral", "Scheduler", "State"]

@@ -1,0 +1,1 @@
+"""Masked diffusion and soft-masking as pure tensor functions: no files, no screen, no Trainer."""

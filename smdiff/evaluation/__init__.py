@@ -1,0 +1,1 @@
+"""Scores, each with its uncertainty and what is needed to repeat it."""

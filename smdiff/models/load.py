@@ -1,0 +1,296 @@
+"""One way in: a run folder, or a checkpoint in MDLM's public layout. Strict about every tensor, and nothing is executed."""
+
+from __future__ import annotations
+
+import collections
+import json
+import pickle
+import types
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.trainer_utils import get_last_checkpoint
+
+from smdiff.diffusion.soft_mask import SoftMask
+from smdiff.errors import UserError
+from smdiff.models.denoiser import Denoiser
+from smdiff.models.dit import DiT, DiTConfig
+
+_PREFIX = "backbone."
+# Rotary frequencies, which MDLM stores and this DiT computes.
+_COMPUTED = "rotary_emb.inv_freq"
+_SHOWN = 4
+
+
+class _Inert:
+    """Stands for any object of a pickle that is not a tensor; accepts everything, does nothing."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None: ...
+
+    def __setstate__(self, state: object) -> None: ...
+
+    def __setitem__(self, key: object, value: object) -> None: ...
+
+    def __call__(self, *args: object, **kwargs: object) -> _Inert:
+        return self
+
+    def append(self, item: object) -> None: ...
+
+    def extend(self, items: object) -> None: ...
+
+
+_TENSOR_GLOBALS: dict[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): collections.OrderedDict,
+    ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
+    ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
+    ("torch", "Size"): torch.Size,
+}
+
+
+class _InertUnpickler(pickle.Unpickler):
+    """Builds tensors and plain containers; every other global becomes `_Inert`, so no code of the file runs."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        return _TENSOR_GLOBALS.get((module, name), _Inert)
+
+
+def read_pickled_checkpoint(path: Path) -> dict[str, Any]:
+    """The tensors of a torch checkpoint (a Lightning .ckpt, say) without running anything in it."""
+    if not zipfile.is_zipfile(path):
+        raise UserError(f"cannot read {path}", "it is no torch checkpoint (not a zip file)")
+    inert_pickle = types.SimpleNamespace(
+        Unpickler=_InertUnpickler, load=pickle.load, __name__="smdiff.inert_pickle"
+    )
+    try:
+        loaded = torch.load(path, map_location="cpu", pickle_module=inert_pickle, weights_only=False)
+    except Exception as error:  # whatever a broken or hostile file makes the reader say
+        raise UserError(f"cannot read {path}", _first_line(error)) from None
+    if not isinstance(loaded, dict):
+        raise UserError(f"cannot read {path}", "it holds no dictionary of tensors")
+    return loaded
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a .safetensors file.
+
+    Raises:
+        UserError: missing, cut short, or no safetensors file.
+    """
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot read {path}", _first_line(error)) from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        UserError: missing, or not an object.
+    """
+    try:
+        value = json.loads(path.read_text())
+    except OSError as error:
+        raise UserError(f"cannot read {path}", error.strerror or type(error).__name__) from None
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON", str(error)) from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is not a JSON object")
+    return value
+
+
+def load_strictly(module: torch.nn.Module, tensors: dict[str, Tensor], source: str) -> None:
+    """Fill `module` with `tensors`: each must be there, in shape, and none too many.
+
+    Raises:
+        UserError: naming the tensors that are missing, extra or misshapen.
+    """
+    wanted = module.state_dict()
+    wrong = [f"{n} is missing" for n in wanted if n not in tensors]
+    wrong += [f"{n} is not part of the model" for n in tensors if n not in wanted]
+    wrong += [
+        f"{n} is {tuple(tensors[n].shape)}, expected {tuple(x.shape)}"
+        for n, x in wanted.items()
+        if n in tensors and tensors[n].shape != x.shape
+    ]
+    if wrong:
+        more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
+        raise UserError(
+            f"{source} does not fit the model", "; ".join(wrong[:_SHOWN]) + more,
+            "Leave out --preset and the model's options to take its shape from the checkpoint.",
+        )  # fmt: skip
+    module.load_state_dict(tensors)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights and what comes with them.
+
+    Attributes:
+        shape: the DiT that the tensors describe.
+        tensors: by our names.
+        soft_mask: the stored scalars, or None for a binary model.
+        folder: the run's folder with its tokenizer; None for bare weights.
+        note: something the user should know (a run that is not finished, say).
+    """
+
+    source: str
+    shape: DiTConfig
+    tensors: dict[str, Tensor]
+    soft_mask: SoftMask | None = None
+    folder: Path | None = None
+    note: str = ""
+
+
+def _shape_of(tensors: dict[str, Tensor], frequencies: Tensor | None, heads: int | None, source: str) -> DiTConfig:
+    """The DiT that bare MDLM tensors belong to, read off their shapes."""
+    try:
+        vocab_size, hidden = tensors["vocab_embed.embedding"].shape
+        cond_dim = tensors["sigma_map.mlp.0.weight"].shape[0]
+    except KeyError as error:
+        raise UserError(
+            f"{source} is not in MDLM's layout", f"it has no tensor {error.args[0]} (with or without {_PREFIX!r})"
+        ) from None
+    layers = 1 + max((int(n.split(".")[1]) for n in tensors if n.startswith("blocks.")), default=-1)
+    if frequencies is not None:
+        stated = hidden // (2 * frequencies.numel())
+        if heads not in (None, stated):
+            raise UserError(
+                f"{source} does not fit --heads {heads}", f"{_COMPUTED} is that of {stated} attention heads"
+            )
+        heads = stated
+    if heads is None:
+        raise UserError(
+            f"{source} does not tell the number of attention heads", f"{_COMPUTED} is missing", "Give it with --heads."
+        )
+    return DiTConfig(vocab_size, hidden, layers, heads, cond_dim)
+
+
+def _in_our_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {n.removeprefix(_PREFIX): x.float() for n, x in tensors.items() if isinstance(x, Tensor)}
+
+
+def _averaged(loaded: dict[str, Any], tensors: dict[str, Tensor], shape: DiTConfig) -> dict[str, Tensor]:
+    """MDLM's EMA weights, a list in parameter order, which its results are reported with; `tensors` if there are none."""
+    ema = loaded.get("ema")
+    shadow = ema.get("shadow_params") if isinstance(ema, dict) else None
+    with torch.device("meta"):
+        names = [n for n, _ in DiT(shape).named_parameters()]
+    if not isinstance(shadow, list) or len(shadow) < len(names):
+        return tensors
+    averaged = dict(zip(names, shadow[: len(names)], strict=True))
+    if any(not isinstance(x, Tensor) or x.shape != tensors[n].shape for n, x in averaged.items() if n in tensors):
+        return tensors
+    return _in_our_names(averaged)
+
+
+def _read_mdlm(path: Path, heads: int | None) -> Checkpoint:
+    """Bare weights in MDLM's layout: .safetensors, or a .ckpt/.pt/.bin pickle."""
+    if path.suffix == ".safetensors":
+        loaded: dict[str, Any] = {"state_dict": read_tensors(path)}
+    else:
+        loaded = read_pickled_checkpoint(path)
+    state = loaded.get("state_dict", loaded)
+    tensors = _in_our_names(state if isinstance(state, dict) else {})
+    frequencies = tensors.pop(_COMPUTED, None)
+    shape = _shape_of(tensors, frequencies, heads, str(path))
+    return Checkpoint(str(path), shape, _averaged(loaded, tensors, shape))
+
+
+def _read_run(folder: Path) -> Checkpoint:
+    """A folder that smdiff wrote: a finished run, or one of its checkpoints."""
+    shape = DiTConfig.from_dict(read_object(folder / "config.json"))
+    tensors = read_tensors(folder / "model.safetensors")
+    ema = folder / "ema.safetensors"
+    if ema.exists():
+        tensors |= read_tensors(ema)
+    soft_mask = None
+    if (folder / "soft_mask.json").exists():
+        stored = read_object(folder / "soft_mask.json")
+        try:
+            soft_mask = SoftMask.from_dict(stored)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{folder / 'soft_mask.json'} does not hold the scalars", repr(error)) from None
+    return Checkpoint(str(folder), shape, tensors, soft_mask, folder)
+
+
+def read_checkpoint(name: str, heads: int | None = None) -> Checkpoint:
+    """Whatever `name` is: a run folder (finished or not), a checkpoint folder, or a file or folder of MDLM weights.
+
+    Args:
+        heads: attention heads, for bare weights that do not tell.
+
+    Raises:
+        UserError: missing, unreadable, or of no known kind.
+    """
+    path = Path(name).expanduser()
+    if path.is_file():
+        return _read_mdlm(path, heads)
+    if not path.is_dir():
+        raise UserError(f"no model at {name}", "no such file or folder", "Give a run's --out folder or a checkpoint.")
+    config = path / "config.json"
+    if config.exists() and read_object(config).get("model_type") == DiTConfig.model_type:
+        return _read_run(path)
+    latest = get_last_checkpoint(path / "checkpoints") if (path / "checkpoints").is_dir() else None
+    if latest is not None:
+        found = _read_run(Path(latest))
+        return Checkpoint(
+            name, found.shape, found.tensors, found.soft_mask, path if _has_tokenizer(path) else found.folder,
+            note=f"{name} is not finished: using {Path(latest).name}",
+        )  # fmt: skip
+    weights = sorted([*path.glob("*.safetensors"), *path.glob("*.ckpt")])
+    if len(weights) == 1:
+        stated = read_object(config).get("n_heads") if config.exists() else None
+        return _read_mdlm(weights[0], heads or stated)
+    raise UserError(
+        f"no model in {name}", "neither a run of smdiff nor a checkpoint in MDLM's layout",
+        "Give a run's --out folder, a .safetensors or a .ckpt file.",
+    )  # fmt: skip
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    return (folder / "tokenizer_config.json").exists()
+
+
+def read_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
+    """The tokenizer that a run folder carries."""
+    folder = checkpoint.folder
+    if folder is None or not _has_tokenizer(folder):
+        raise UserError(
+            f"{checkpoint.source} carries no tokenizer", "it is bare weights",
+            "Continue it with `smdiff pretrain --init ... --tokenizer ...` first; a run folder carries all it needs.",
+        )  # fmt: skip
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except Exception as error:  # malformed files make it raise nearly anything
+        raise UserError(f"cannot read the tokenizer in {folder}", _first_line(error)) from None
+
+
+def build(checkpoint: Checkpoint, dropout: float | None = None) -> Denoiser:
+    """The denoiser of a checkpoint."""
+    if dropout is not None:
+        checkpoint.shape.dropout = dropout
+    backbone = DiT(checkpoint.shape)
+    load_strictly(backbone, checkpoint.tensors, checkpoint.source)
+    return Denoiser(backbone, checkpoint.shape.mask_token_id, checkpoint.soft_mask)
+
+
+def load(name: str, device: str | torch.device | None = None) -> tuple[Denoiser, PreTrainedTokenizerBase, str]:
+    """A model ready to sample from or score: the denoiser in eval mode, its tokenizer, and a note ("" if none)."""
+    checkpoint = read_checkpoint(name)
+    tokenizer = read_tokenizer(checkpoint)
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return build(checkpoint).to(device).eval(), tokenizer, checkpoint.note

@@ -1,0 +1,1 @@
+"""Training on `transformers.Trainer`: the objective, the noise of each step, averaged weights, checkpoints."""

@@ -1,0 +1,273 @@
+"""`smdiff pretrain`: from a configuration to a trained model in a run folder."""
+
+from __future__ import annotations
+
+import os
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from transformers import PreTrainedTokenizerBase
+from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_utils import get_last_checkpoint, set_seed
+
+from smdiff.config import PretrainConfig, Resolved, as_dict, fingerprint, identity
+from smdiff.data.corpora import Corpus, load_corpus
+from smdiff.data.packing import Shuffled, Streamed, pack, sequences
+from smdiff.data.tokenizers import load_tokenizer, make_tokenizer
+from smdiff.diffusion.soft_mask import SoftMask
+from smdiff.errors import Interrupted, RunFailed, UserError
+from smdiff.evaluation.results import result
+from smdiff.models.denoiser import Denoiser
+from smdiff.models.dit import DiT, DiTConfig
+from smdiff.models.load import Checkpoint, load_strictly, read_checkpoint, read_tokenizer
+from smdiff.training.callbacks import Average, Metrics, ProgressLine, StopOnSignal, read_metrics
+from smdiff.training.run_folder import RunFolder
+from smdiff.training.trainer import SoftMaskTrainer, training_arguments
+from smdiff.ui.console import note, track
+from smdiff.ui.plots import training_curves
+
+# What a shape option of the configuration is called in the model's.
+_SHAPE = {
+    "hidden_size": "hidden_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "cond_dim": "cond_dim",
+}
+_FINAL_DRAWS = 8
+_OFF = 0.05
+
+
+def out_folder(config: PretrainConfig) -> Path:
+    """--out, or a folder named after the configuration."""
+    return Path(config.out).expanduser() if config.out else Path("runs") / f"pretrain-{fingerprint(identity(config))}"
+
+
+def _tokenizer(
+    config: PretrainConfig, given: bool, init: Checkpoint | None, corpus: Corpus, folder: Path
+) -> PreTrainedTokenizerBase:
+    """The run's own from an earlier start, the one asked for, the checkpoint's, or the corpus's default."""
+    if (folder / "tokenizer_config.json").exists():
+        return load_tokenizer(str(folder))
+    if init is not None and init.folder is not None and not given:
+        return read_tokenizer(init)
+    spec = config.tokenizer or "bytes"
+    if not given and corpus.default_tokenizer is not None:
+        spec = corpus.default_tokenizer
+    return make_tokenizer(spec, (row["text"] for row in corpus.train))
+
+
+def _shape(config: PretrainConfig, tokenizer: PreTrainedTokenizerBase) -> DiTConfig:
+    return DiTConfig(
+        vocab_size=len(tokenizer),
+        max_position_embeddings=config.length,
+        mask_token_id=tokenizer.mask_token_id,
+        dropout=config.dropout,
+        **{theirs: getattr(config, ours) for ours, theirs in _SHAPE.items()},
+    )
+
+
+def _from_checkpoint(
+    resolved: Resolved[PretrainConfig], init: Checkpoint, tokenizer: PreTrainedTokenizerBase
+) -> DiT:
+    """The checkpoint's network, in the shape that was asked for if one was."""
+    config, shape = resolved.config, init.shape
+    shape.dropout, shape.max_position_embeddings = config.dropout, config.length
+    shape.vocab_size, shape.mask_token_id = len(tokenizer), tokenizer.mask_token_id
+    for ours in resolved.explicit & _SHAPE.keys():
+        if ours == "heads" and config.heads != shape.num_attention_heads:
+            raise UserError(
+                f"{init.source} has {shape.num_attention_heads} attention heads", f"--heads asks for {config.heads}"
+            )
+        setattr(shape, _SHAPE[ours], getattr(config, ours))
+    backbone = DiT(shape)
+    load_strictly(backbone, init.tensors, init.source)
+    return backbone
+
+
+def _soft_mask(resolved: Resolved[PretrainConfig], init: Checkpoint | None) -> SoftMask | None:
+    """Fresh scalars, or those of a soft-masked checkpoint where no start was given."""
+    config = resolved.config
+    if not config.soft_mask:
+        return None
+    soft_mask = SoftMask(config.k or None, config.w_s, config.w_a, config.w_b)
+    if init is not None and init.soft_mask is not None and not resolved.given & {"w_s", "w_a", "w_b"}:
+        soft_mask.load_state_dict(init.soft_mask.state_dict(), strict=False)
+    return soft_mask
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that training needs."""
+
+    folder: RunFolder
+    corpus: Corpus
+    tokenizer: PreTrainedTokenizerBase
+    denoiser: Denoiser
+    train: torch.utils.data.Dataset
+    train_sequences: int | None
+    valid: torch.Tensor
+
+
+def prepare(resolved: Resolved[PretrainConfig]) -> Prepared:
+    """Load data and model, and claim the run's folder.
+
+    Raises:
+        UserError: anything wrong with the input; nothing has been trained or overwritten then.
+    """
+    config = resolved.config
+    init = None
+    if config.init is not None:
+        init = read_checkpoint(config.init, config.heads if "heads" in resolved.explicit else None)
+    note(f"reading {config.data}")
+    corpus = load_corpus(
+        config.data,
+        valid_spec=config.valid_data,
+        valid_fraction=config.valid_fraction,
+        column=config.text_column,
+        streaming=config.streaming,
+    )
+    path = out_folder(config)
+    tokenizer = _tokenizer(config, "tokenizer" in resolved.given, init, corpus, path)
+    packed = pack(corpus.train, tokenizer, config.length, config.data)
+    valid = sequences(pack(corpus.valid, tokenizer, config.length, "the held-out data"), config.eval_sequences)
+    set_seed(config.seed)
+    backbone = DiT(_shape(config, tokenizer)) if init is None else _from_checkpoint(resolved, init, tokenizer)
+    denoiser = Denoiser(backbone, tokenizer.mask_token_id, _soft_mask(resolved, init))
+    folder = RunFolder(path, identity(config), config.resume)
+    folder.record(corpus={"name": corpus.name, "sha256": corpus.sha256})
+    parameters = sum(p.numel() for p in denoiser.parameters())
+    # Weights, averages and Adam's two moments, for each checkpoint kept and the one being written.
+    folder.need_space(4 * 4 * parameters * (config.keep + 1) + 10_000_000)
+    try:
+        tokenizer.save_pretrained(path)
+    except OSError as error:
+        raise UserError(f"cannot write to --out {path}", error.strerror or str(error)) from None
+    train: torch.utils.data.Dataset
+    if isinstance(packed, datasets.Dataset):
+        train = Shuffled(packed, config.total_steps * config.batch_size, config.seed)
+    else:
+        train = Streamed(packed, config.seed)
+    count = len(packed) if isinstance(packed, datasets.Dataset) else None
+    return Prepared(folder, corpus, tokenizer, denoiser, train, count, valid)
+
+
+def plan(config: PretrainConfig, prepared: Prepared) -> dict[str, Any]:
+    """What the run is going to do, in numbers."""
+    passes = 1 + (config.p_sm if config.soft_mask else 0)
+    return {
+        "out": str(prepared.folder.path),
+        "parameters": sum(p.numel() for p in prepared.denoiser.parameters()),
+        "vocabulary": prepared.denoiser.vocab_size,
+        "train_sequences": prepared.train_sequences,
+        "valid_sequences": len(prepared.valid),
+        "length": config.length,
+        "steps": config.total_steps,
+        "tokens": config.total_steps * config.batch_size * config.length,
+        "forward_passes": round(config.total_steps * passes),
+    }
+
+
+def _summary(config: PretrainConfig, prepared: Prepared, trainer: SoftMaskTrainer, metrics: Metrics) -> dict[str, Any]:
+    """The run's result: what was done, the held-out bound, the scalars."""
+    tokens, seconds = trainer.tokens_seen, metrics.seconds
+    soft_mask = prepared.denoiser.soft_mask
+    summary = result(
+        "pretrain",
+        as_dict(config),
+        model=str(prepared.folder.path),
+        corpus={"name": prepared.corpus.name, "sha256": prepared.corpus.sha256},
+        train={
+            "steps": trainer.state.global_step,
+            "tokens": tokens,
+            "forward_passes": trainer.forward_passes,
+            "seconds": seconds,
+            "tokens_per_second": tokens / seconds if seconds else None,
+        },
+        valid={"sequences": len(prepared.valid), "length": config.length, "draws": _FINAL_DRAWS}
+        | trainer.score(draws=_FINAL_DRAWS),
+        soft_mask=None if soft_mask is None else {"k": soft_mask.k, **soft_mask.values()},
+        notes=[],
+    )
+    if soft_mask is not None and float(soft_mask.w_s.detach()) < _OFF:
+        summary["notes"].append(
+            f"soft-masking stayed off: w_s ended at {float(soft_mask.w_s.detach()):.4f}, so the model is binary in effect; "
+            "train longer, or start with --w-s 0.3 --soft-mask-lr 0.05"
+        )
+    return summary
+
+
+def _save_model(prepared: Prepared, trainer: SoftMaskTrainer) -> None:
+    """The model that the run delivers: the averaged weights."""
+    with trainer.ema.applied() if trainer.ema is not None else nullcontext():
+        staging = prepared.folder.path / ".final"
+        prepared.denoiser.save(staging)
+        for file in staging.iterdir():
+            os.replace(file, prepared.folder.path / file.name)
+        staging.rmdir()
+
+
+def pretrain(resolved: Resolved[PretrainConfig]) -> dict[str, Any]:
+    """Train as configured and return the result; a finished run's result is returned as it is.
+
+    Raises:
+        UserError: bad input. RunFailed: the loss is not finite, or a file could not be written.
+        Interrupted: stopped by a signal, with a checkpoint saved.
+    """
+    config = resolved.config
+    folder = out_folder(config)
+    if (folder / "result.json").exists():
+        done = RunFolder(folder, identity(config), config.resume).result()
+        if done is not None:
+            note(f"{folder} is finished: this is its result")
+            return done
+    prepared = prepare(resolved)
+    cuda = torch.cuda.is_available()
+    average, metrics, stop = Average(), Metrics(prepared.folder.metrics), StopOnSignal()
+    latest = None
+    if prepared.folder.checkpoints.is_dir():
+        latest = get_last_checkpoint(prepared.folder.checkpoints)
+        if latest is not None:
+            note(f"continuing from {latest}")
+    done_steps = int(latest.rsplit("-", 1)[1]) if latest else 0
+    with stop, track("training", config.total_steps, done_steps) as tracker:
+        trainer = SoftMaskTrainer(
+            prepared.denoiser,
+            config,
+            training_arguments(config, prepared.folder.checkpoints, cuda),
+            prepared.train,
+            prepared.valid,
+            prepared.tokenizer,
+            callbacks=[average, metrics, ProgressLine(tracker, config.batch_size * config.length), stop],
+        )
+        trainer.remove_callback(PrinterCallback)
+        average.ema = trainer.ema
+        try:
+            trainer.train(resume_from_checkpoint=latest)
+            _draw_curves(config, prepared)
+            if stop.stopped and trainer.state.global_step < config.total_steps:
+                raise Interrupted(
+                    f"stopped at step {trainer.state.global_step} of {config.total_steps}",
+                    f"saved in {prepared.folder.checkpoints}", "Run the same command to go on.",
+                )  # fmt: skip
+            _save_model(prepared, trainer)
+        except OSError as error:
+            raise RunFailed(
+                f"cannot write to {prepared.folder.path}", error.strerror or str(error),
+                "Make room and run the same command to go on from the last checkpoint.",
+            ) from None  # fmt: skip
+        summary = _summary(config, prepared, trainer, metrics)
+    prepared.folder.finish(summary)
+    return summary
+
+
+def _draw_curves(config: PretrainConfig, prepared: Prepared) -> None:
+    kind = f"soft-masked, k {config.k}, p_sm {config.p_sm:g}" if config.soft_mask else "binary"
+    records = read_metrics(prepared.folder.metrics)
+    if records:
+        training_curves(records, prepared.folder.path / "curves.png", f"{prepared.folder.path}: {kind}, {config.data}")
+
+

@@ -1,0 +1,100 @@
+"""The folder of a run: whose it is, whether it may be used, and what it already holds.
+
+    run.json        the configuration and the data it was started with
+    metrics.jsonl   one line a log step            curves.png    their picture
+    result.json     the summary of a finished run  checkpoints/  to resume from
+    config.json, model.safetensors, soft_mask.json, tokenizer files: the model
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from smdiff.errors import RunFailed, UserError
+from smdiff.evaluation.results import read_json, write_json
+
+_SHOWN = 4
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    keys = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
+    return [f"{k} {old.get(k)!r} -> {new.get(k)!r}" for k in keys]
+
+
+class RunFolder:
+    """Access to a run's folder.
+
+    Args:
+        path: the folder; made if it is not there.
+        identity: what decides the run's result; another one in the folder is refused.
+        resume: "auto" continues what is there, "never" refuses it.
+
+    Raises:
+        UserError: the folder cannot be written, is in use by another configuration, or holds something else.
+    """
+
+    def __init__(self, path: Path, identity: dict[str, Any], resume: str) -> None:
+        self.path = path
+        stored = read_json(path / "run.json")
+        if stored is not None:
+            if resume == "never":
+                raise UserError(f"--out {path} holds a run already", fix="Choose another folder, or --resume auto.")
+            if changed := _differences(stored.get("identity", {}), identity):
+                more = f" and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
+                raise UserError(
+                    f"--out {path} holds a run with another configuration", "; ".join(changed[:_SHOWN]) + more,
+                    "Choose another folder, or the old options to go on.",
+                )  # fmt: skip
+        elif (path / "config.json").exists() or (path / "model.safetensors").exists():
+            raise UserError(f"--out {path} holds a model that is no run of smdiff", fix="Choose another folder.")
+        self._identity = identity
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._write("run.json", stored or {"identity": identity})
+        except OSError as error:
+            raise UserError(f"cannot write to --out {path}", error.strerror or str(error)) from None
+
+    def _write(self, name: str, value: dict[str, Any]) -> None:
+        write_json(self.path / name, value)
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where checkpoints are kept."""
+        return self.path / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        """The log, one JSON object a line."""
+        return self.path / "metrics.jsonl"
+
+    def result(self) -> dict[str, Any] | None:
+        """The summary of a finished run."""
+        return read_json(self.path / "result.json")
+
+    def record(self, **facts: Any) -> None:
+        """Add `facts` (the data's hash, say) to run.json; refuse other ones than a run was started with."""
+        stored = read_json(self.path / "run.json") or {}
+        if changed := _differences({k: stored[k] for k in facts if k in stored}, {k: facts[k] for k in facts if k in stored}):
+            raise UserError(
+                f"--out {self.path} was started on other data", "; ".join(changed), "Choose another folder."
+            )
+        self._write("run.json", {"identity": self._identity, **stored, **facts})
+
+    def need_space(self, size: int) -> None:
+        """Refuse to start where `size` bytes do not fit."""
+        free = shutil.disk_usage(self.path).free
+        if free < size:
+            raise UserError(
+                f"--out {self.path} has {free / 1e6:,.0f} MB free",
+                f"the run's checkpoints need about {size / 1e6:,.0f} MB",
+                "Make room, choose another folder, or lower --keep.",
+            )
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Store the summary: the run is over."""
+        try:
+            self._write("result.json", result)
+        except OSError as error:
+            raise RunFailed(f"cannot write {self.path / 'result.json'}", error.strerror or str(error)) from None

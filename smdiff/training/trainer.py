@@ -1,0 +1,262 @@
+"""`transformers.Trainer` with the diffusion objective, noise that depends on (seed, step) alone, and whole checkpoints."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers.trainer_utils import rotate_checkpoints
+
+from smdiff.config import PretrainConfig
+from smdiff.data.packing import collate
+from smdiff.diffusion.noise import SCHEDULES, draw_step
+from smdiff.diffusion.objective import negative_elbo
+from smdiff.diffusion.soft_mask import SoftMask
+from smdiff.errors import RunFailed
+from smdiff.evaluation.text import Mean, elbo
+from smdiff.models.denoiser import Denoiser
+from smdiff.models.load import load_strictly, read_object, read_tensors
+from smdiff.training.ema import Ema
+
+_PARTIAL = ".partial"
+
+
+class SoftMaskTrainer(Trainer):
+    """Trains a `Denoiser` in one pass or two.
+
+    Args:
+        denoiser: the model; its three scalars, if any, form an optimiser group of their own.
+        config: the run's configuration.
+        args: the Trainer's, made by `training_arguments`.
+        train_dataset: rows of one length, in training order.
+        valid: (S, L) held-out sequences.
+        tokenizer: saved beside the weights.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        config: PretrainConfig,
+        args: TrainingArguments,
+        train_dataset: torch.utils.data.Dataset,
+        valid: Tensor,
+        tokenizer: PreTrainedTokenizerBase,
+        callbacks: list[Any],
+    ) -> None:
+        super().__init__(
+            model=denoiser,
+            args=args,
+            data_collator=collate,
+            train_dataset=train_dataset,
+            eval_dataset=valid,
+            processing_class=tokenizer,
+            callbacks=callbacks,
+        )
+        self.denoiser, self.config, self.valid = denoiser, config, valid
+        self.noise = SCHEDULES[config.noise]
+        self.ema = Ema(denoiser.backbone, config.ema) if config.ema else None
+        self.loss_is_scaled_for_ga = True  # compute_loss divides by the whole batch's tokens
+        self.tokens_seen = self.forward_passes = 0
+        self._micro_batch = (-1, 0)
+        self._saving = False
+
+    # The objective
+
+    def _part(self, rows: int) -> tuple[int, slice]:
+        """Which micro-batch of the step this is, and which rows of the global batch it holds."""
+        step, index = self._micro_batch
+        index = index + 1 if step == self.state.global_step else 0
+        self._micro_batch = (self.state.global_step, index)
+        start = (index * self.args.world_size + self.args.process_index) * rows
+        return index, slice(start, start + rows)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Tensor:
+        """This micro-batch's share of the global batch's negative ELBO, in nats a token."""
+        x0, c = inputs["input_ids"], self.config
+        index, part = self._part(len(x0))
+        soft_mask = self.denoiser.soft_mask
+        draw = draw_step(
+            self.noise,
+            seed=c.seed,
+            step=self.state.global_step,
+            rows=c.batch_size,
+            length=x0.shape[1],
+            part=part,
+            p_two_pass=c.p_sm if soft_mask is not None else 0.0,
+            t_min=c.t_min,
+            t_max=c.t_max,
+            antithetic=c.antithetic,
+            device=x0.device,
+        )
+        # Dropout, too, depends on (seed, step) and the place in the batch alone.
+        torch.manual_seed((c.seed * 1_000_003 + self.state.global_step) * 4099 + part.start)
+        loss = negative_elbo(model, x0, draw, self.noise, self.denoiser.mask_id, soft_mask)
+        if index == 0:
+            self.tokens_seen += c.batch_size * x0.shape[1]
+            self.forward_passes += 1 + draw.two_pass
+        # DDP averages over processes; the whole batch's sum needs that undone.
+        return loss.total() / (c.batch_size * x0.shape[1]) * self.args.world_size
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self._check_finite("loss", loss)
+        return loss
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        norm = super()._clip_grad_norm(model)
+        self._check_finite("gradient norm", torch.as_tensor(norm))
+        return norm
+
+    def _check_finite(self, what: str, value: Tensor) -> None:
+        """Stop before a NaN reaches the weights, and so before it reaches a checkpoint."""
+        if torch.isfinite(value):
+            return
+        saved = sorted(Path(self.args.output_dir).glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
+        raise RunFailed(
+            f"the {what} is {float(value)} at step {self.state.global_step + 1}",
+            f"last good checkpoint: {saved[-1] if saved else 'none yet'}",
+            "Lower --lr or --clip, or use --precision fp32, in a new --out with --init.",
+        )
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """AdamW in two groups: the backbone, and the three scalars without weight decay (paper, section 3.3)."""
+        if self.optimizer is None:
+            named = [(n, p) for n, p in (model or self.model).named_parameters() if p.requires_grad]
+            groups = [{"params": [p for n, p in named if "soft_mask." not in n], "weight_decay": self.config.weight_decay}]
+            if scalars := [p for n, p in named if "soft_mask." in n]:
+                groups.append({"params": scalars, "weight_decay": 0.0, "lr": self.config.soft_mask_lr})
+            kind, options = self.get_optimizer_cls_and_kwargs(self.args)
+            self.optimizer = kind(groups, **options)
+        return self.optimizer
+
+    # Held-out data and the log
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """The negative ELBO of the held-out sequences under the averaged weights."""
+        scores = self.score(draws=1)
+        self.log({f"valid_{k}": v for k, v in scores.items()})
+        metrics = {"eval_loss": scores["nll"]}
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def score(self, draws: int) -> dict[str, float]:
+        """Held-out negative ELBO (nats a token) and its standard error; both passes for a soft-masked model."""
+        batch = max(1, self.args.train_batch_size)
+        if self.ema is None:
+            found = elbo(self.denoiser, self.valid, draws=draws, batch_size=batch)
+        else:
+            with self.ema.applied():
+                found = elbo(self.denoiser, self.valid, draws=draws, batch_size=batch)
+        bound = Mean.of(found.bound)
+        scores = {"nll": bound.mean, "standard_error": bound.standard_error, "perplexity": bound.perplexity}
+        if found.two_pass is not None:
+            scores["nll_one_pass"] = Mean.of(found.one_pass).mean
+        return scores
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add what soft-masking needs to be seen: the scalars, their learning rate, the passes made."""
+        if "loss" in logs:
+            logs |= {"tokens": self.tokens_seen, "forward_passes": self.forward_passes}
+            if self.denoiser.soft_mask is not None and self.optimizer is not None:
+                logs |= self.denoiser.soft_mask.values()
+                logs["soft_mask_lr"] = self.optimizer.param_groups[-1]["lr"]
+        super().log(logs, start_time)
+
+    # Checkpoints
+
+    def _get_output_dir(self, trial: Any = None) -> str:
+        return os.path.join(self.args.output_dir, _PARTIAL) if self._saving else self.args.output_dir
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
+        """Write a checkpoint aside and move it in place whole; only then are older ones dropped."""
+        partial = Path(self.args.output_dir) / _PARTIAL
+        name = f"checkpoint-{self.state.global_step}"
+        self._saving = True
+        try:
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save and not (Path(self.args.output_dir) / name).exists():
+                os.replace(partial / name, Path(self.args.output_dir) / name)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            raise RunFailed(
+                f"cannot save {self.args.output_dir}/{name}", reason,
+                "Earlier checkpoints are whole: make room and run the same command to go on.",
+            ) from None  # fmt: skip
+        finally:
+            self._saving = False
+            if self.args.should_save:
+                shutil.rmtree(partial, ignore_errors=True)
+        if self.args.should_save:
+            rotate_checkpoints(output_dir=self.args.output_dir, save_total_limit=self.args.save_total_limit, use_mtime=True)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        """The model as a run folder: weights, averages, scalars, counters. The tokenizer is in the run's own folder."""
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.denoiser.save(folder)
+        if self.ema is not None:
+            self.ema.save(folder / "ema.safetensors")
+        counters = {"tokens": self.tokens_seen, "forward_passes": self.forward_passes}
+        (folder / "counters.json").write_text(json.dumps(counters))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """The inverse of `_save`."""
+        folder = Path(resume_from_checkpoint)
+        load_strictly(self.denoiser.backbone, read_tensors(folder / "model.safetensors"), str(folder))
+        if self.denoiser.soft_mask is not None:
+            stored = SoftMask.from_dict(read_object(folder / "soft_mask.json"))
+            self.denoiser.soft_mask.load_state_dict(stored.state_dict())
+        if self.ema is not None:
+            step = int(read_object(folder / "trainer_state.json")["global_step"])
+            self.ema.load(folder / "ema.safetensors", updates=step)
+        counters = read_object(folder / "counters.json")
+        self.tokens_seen, self.forward_passes = counters["tokens"], counters["forward_passes"]
+
+
+def training_arguments(config: PretrainConfig, folder: Path, cuda: bool) -> TrainingArguments:
+    """The Trainer's own arguments for a run in `folder`."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    kinds = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
+    bf16 = config.precision == "bf16" or (config.precision == "auto" and cuda and torch.cuda.is_bf16_supported())
+    return TrainingArguments(
+        output_dir=str(folder),
+        max_steps=config.total_steps,
+        per_device_train_batch_size=config.batch_size // (world * config.accumulation),
+        gradient_accumulation_steps=config.accumulation,
+        learning_rate=config.lr,
+        lr_scheduler_type=kinds[config.schedule],
+        warmup_steps=config.warmup,
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.clip,
+        optim="adamw_torch_fused",
+        bf16=bf16,
+        use_cpu=not cuda,
+        seed=config.seed,
+        train_sampling_strategy="sequential",  # the dataset is in training order already
+        dataloader_pin_memory=cuda,
+        remove_unused_columns=False,
+        logging_steps=config.log_every,
+        logging_nan_inf_filter=False,
+        eval_strategy="steps" if config.eval_every else "no",
+        eval_steps=config.eval_every or None,
+        save_strategy="steps",
+        save_steps=config.save_every,
+        save_total_limit=config.keep,
+        report_to=config.report_to,
+        disable_tqdm=True,
+        ddp_find_unused_parameters=config.soft_mask,
+    )

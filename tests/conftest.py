@@ -1,0 +1,100 @@
+"""Shared parts of the tests: the golden cases (skipped with a reason where they are absent) and small real models."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from smdiff.diffusion.soft_mask import SoftMask
+from smdiff.models.denoiser import Denoiser
+from smdiff.models.dit import DiT, DiTConfig
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@dataclass(frozen=True)
+class Golden:
+    """One golden case: tensors by name and the scalars of its JSON."""
+
+    tensors: dict[str, torch.Tensor]
+    info: dict[str, Any]
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self.tensors[name]
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    if not SHARED.is_dir():
+        pytest.skip("needs ../shared (golden cases and data files), which a user's clone does not have")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def golden(shared: Path):
+    def load(name: str) -> Golden:
+        folder = shared / "golden"
+        return Golden(load_file(folder / f"{name}.safetensors"), json.loads((folder / f"{name}.json").read_text()))
+
+    return load
+
+
+def soft_mask_from(raw: dict[str, float], k: int | None) -> SoftMask:
+    """A SoftMask with the reference's raw parameters."""
+    stored = {"raw_scale": raw["raw_scale"], "raw_steepness": raw["raw_steep"], "raw_centre": raw["raw_centre_neg"]}
+    if k is None:
+        stored["raw_temperature"] = raw["raw_temperature"]
+    return SoftMask.from_dict({"k": k, "raw": stored})
+
+
+def k_of(run: dict[str, Any]) -> int | None:
+    """The reference's algorithm name as our `k`."""
+    return None if run["alg"] == "mixinputs_with_temp" else run["k"]
+
+
+@pytest.fixture()
+def golden_dit(golden) -> DiT:
+    """The DiT with the golden weights."""
+    weights = golden("dit_weights")
+    c = weights.info["config"]
+    dit = DiT(
+        DiTConfig(
+            vocab_size=c["V"],
+            hidden_size=c["hidden"],
+            num_hidden_layers=c["blocks"],
+            num_attention_heads=c["heads"],
+            cond_dim=c["cond"],
+            dropout=c["dropout"],
+        )
+    )
+    missing = dit.load_state_dict(
+        {name: x for name, x in weights.tensors.items() if name != "rotary_emb.inv_freq"}, strict=True
+    )
+    assert not missing.missing_keys
+    return dit.eval()
+
+
+def small_dit(vocab_size: int = 37, seed: int = 0, **shape: Any) -> DiT:
+    """A DiT small enough for tests, with weights that are not at their zero start."""
+    torch.manual_seed(seed)
+    config = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "cond_dim": 8, "dropout": 0.0}
+    dit = DiT(DiTConfig(vocab_size=vocab_size, **{**config, **shape}))
+    with torch.no_grad():
+        for parameter in dit.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    return dit.eval()
+
+
+@pytest.fixture()
+def denoiser() -> Denoiser:
+    """A small soft-masked denoiser with random weights and an open gate."""
+    return Denoiser(small_dit(), mask_id=36, soft_mask=SoftMask(k=3, w_s=0.7, w_a=1.0, w_b=-2.0))
