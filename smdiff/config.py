@@ -1,7 +1,7 @@
 """Resolved configurations: preset < file (TOML) < flag, checked once, before anything heavy is imported.
 
-A command's options are the fields of one frozen dataclass. `option` gives a field its help, panel and bounds; the command
-line, the TOML reader, the checks and the fingerprint all read the same fields.
+A command's options are the fields of one frozen dataclass. `option` gives a field its help, panel and bounds; the
+command line, the TOML reader, the checks and the fingerprint all read the same fields.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def _checked(config: type, name: str, value: Any, source: str) -> Any:
         raise UserError(where, f"{name} is a {kind.__name__}", f"{rule['help']}.")
     if rule["choices"] and value not in rule["choices"]:
         raise UserError(where, "no such choice", nearest(str(value), rule["choices"]))
-    if kind in (int, float):
+    if isinstance(value, int | float) and kind is not bool:
         limits = []
         if rule["low"] is not None:
             limits.append((value >= rule["low"], f"at least {rule['low']:g}"))

@@ -61,7 +61,7 @@ def k_of(run: dict[str, Any]) -> int | None:
     return None if run["alg"] == "mixinputs_with_temp" else run["k"]
 
 
-@pytest.fixture()
+@pytest.fixture
 def golden_dit(golden) -> DiT:
     """The DiT with the golden weights."""
     weights = golden("dit_weights")
@@ -94,7 +94,7 @@ def small_dit(vocab_size: int = 37, seed: int = 0, **shape: Any) -> DiT:
     return dit.eval()
 
 
-@pytest.fixture()
+@pytest.fixture
 def denoiser() -> Denoiser:
     """A small soft-masked denoiser with random weights and an open gate."""
     return Denoiser(small_dit(), mask_id=36, soft_mask=SoftMask(k=3, w_s=0.7, w_a=1.0, w_b=-2.0))

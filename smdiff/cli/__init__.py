@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
         _one_line(f"error: {error}" if error.exit_code != 130 else str(error))
         return error.exit_code
     except TyperException as error:
-        message = getattr(error, "format_message", lambda: str(error))()
+        message = error.format_message() if hasattr(error, "format_message") else str(error)
         if message:
             _one_line(f"error: {message}")
         return 2

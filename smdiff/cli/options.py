@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import typing
 from collections.abc import Callable
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
@@ -27,7 +28,7 @@ def _parameter(config: type, field: dataclasses.Field) -> inspect.Parameter:
         help += f" [dim]Default: {shown}.[/dim]"
     help = help.replace("[:SEED]", r"\[:SEED]")
     option = typer.Option(*names, help=help, rich_help_panel=rule["panel"], show_default=False)
-    annotation = Annotated[Optional[kind], option]  # noqa: UP045  (typer reads the annotation at run time)
+    annotation = Annotated[typing.Optional[kind], option]  # type: ignore[valid-type]  # noqa: UP045
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
@@ -44,9 +45,11 @@ def from_config(config: type) -> Callable[[Callable[..., None]], Callable[..., N
 
         run.__doc__ = command.__doc__
         parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in kept]
-        parameters = [p for p in parameters if p.default is p.empty] + added + [
-            p for p in parameters if p.default is not p.empty
-        ]
+        parameters = (
+            [p for p in parameters if p.default is p.empty]
+            + added
+            + [p for p in parameters if p.default is not p.empty]
+        )
         run.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in parameters}
         return run

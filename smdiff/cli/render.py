@@ -79,7 +79,9 @@ def pretrain_result(result: dict[str, Any], json: bool) -> None:
     ]
     if soft:
         rows.append(("same, one pass", f"{valid['nll_one_pass']:.4f} nats/token"))
-        rows.append(("soft mask", f"w_s {soft['w_s']:.3f}, w_a {soft['w_a']:.3f}, w_b {soft['w_b']:.3f}, k {soft['k']}"))
+        rows.append(
+            ("soft mask", f"w_s {soft['w_s']:.3f}, w_a {soft['w_a']:.3f}, w_b {soft['w_b']:.3f}, k {soft['k']}")
+        )
     rows.append(("files", f"{result['model']}: curves.png, metrics.jsonl, result.json, model.safetensors"))
     _pairs(f"pretrain {result['model']}", rows)
     for remark in result["notes"]:
@@ -107,7 +109,7 @@ def text_scores(result: dict[str, Any], json: bool) -> None:
     table = Table(
         title=f"{part}{data['name']}: {data['sequences']} sequences of {data['length']}, {config['draws']} masks each",
         title_justify="left",
-        caption="PPL is an upper bound (negative ELBO). Differences are paired: same sequences, same masks; 95 % interval.",
+        caption="PPL is an upper bound (negative ELBO). Differences: same sequences and masks, 95 % interval.",
         caption_justify="left",
     )
     table.add_column("model", overflow="fold")

@@ -15,13 +15,14 @@ import tokenize
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import datasets
 import numpy as np
 
 from smdiff.errors import UserError
 
-Documents = datasets.Dataset | datasets.IterableDataset
+Documents: TypeAlias = datasets.Dataset | datasets.IterableDataset
 
 _SPLIT_SEED = 0
 _STREAMED_HELD_OUT = 1000
@@ -40,11 +41,13 @@ class Corpus:
 
     Attributes:
         name: as the user wrote it.
+        documents: all of them, before anything was held out.
         sha256: of all documents in order; None for a stream, which nobody has read to its end.
         default_tokenizer: what suits the data when the user names none.
     """
 
     name: str
+    documents: Documents
     train: Documents
     valid: Documents
     sha256: str | None
@@ -86,9 +89,7 @@ class MarkovChain:
     def documents(self, seed: int) -> list[str]:
         """Independent chains, one symbol a state."""
         rng = np.random.default_rng([seed, 1])
-        branches = rng.choice(
-            len(MARKOV_PROBABILITIES), (_MARKOV_CHAIN_LENGTH, _MARKOV_CHAINS), p=MARKOV_PROBABILITIES
-        )
+        branches = rng.choice(len(MARKOV_PROBABILITIES), (_MARKOV_CHAIN_LENGTH, _MARKOV_CHAINS), p=MARKOV_PROBABILITIES)
         state = rng.choice(MARKOV_STATES, _MARKOV_CHAINS, p=self.stationary())
         states = np.empty((_MARKOV_CHAIN_LENGTH, _MARKOV_CHAINS), dtype=np.uint8)
         for step, branch in enumerate(branches):
@@ -180,9 +181,8 @@ def _table(paths: list[Path], kind: str, column: str) -> datasets.Dataset:
 def _text_column(table: Documents, column: str, source: str) -> Documents:
     names = table.column_names
     if names is None or column in names:
-        return table.select_columns([column]).rename_column(column, "text") if column != "text" else (
-            table.select_columns(["text"])
-        )
+        kept = table.select_columns([column])
+        return kept if column == "text" else kept.rename_column(column, "text")
     raise UserError(
         f"{source} has no column {column!r}", f"its columns are {', '.join(names)}", "Pick one with --text-column."
     )
@@ -220,6 +220,12 @@ def _from_hub(name: str, column: str, streaming: bool) -> tuple[Documents, Docum
     return _text_column(train, column, name), None if held_out is None else _text_column(held_out, column, name)
 
 
+def texts(documents: Documents) -> Iterator[str]:
+    """The text of each document."""
+    for row in documents:
+        yield row["text"]
+
+
 def _hash(documents: Iterable[str]) -> str:
     digest = hashlib.sha256()
     for text in documents:
@@ -253,7 +259,11 @@ def check_spec(spec: str) -> None:
     """Refuse a data name that cannot work, before anything is loaded: a path that looks like one and is not there."""
     if spec.startswith("markov"):
         markov_seed(spec)
-    looks_like_path = spec.startswith((".", "/", "~")) or Path(spec).suffix in (*_TEXT_SUFFIXES, *_TABLE_SUFFIXES, ".gz")
+    looks_like_path = spec.startswith((".", "/", "~")) or Path(spec).suffix in (
+        *_TEXT_SUFFIXES,
+        *_TABLE_SUFFIXES,
+        ".gz",
+    )
     if not is_built_in(spec) and looks_like_path and not Path(spec).expanduser().exists():
         raise UserError(f"--data {spec}", "no such file or folder")
 
@@ -269,9 +279,7 @@ def load_documents(spec: str, column: str = "text", streaming: bool = False) -> 
         texts = _BUILT_IN[spec]() if spec in _BUILT_IN else _markov(spec)
         return datasets.Dataset.from_dict({"text": texts}), None
     path = Path(spec).expanduser()
-    documents, held_out = (
-        (_read_files(path, column), None) if path.exists() else _from_hub(spec, column, streaming)
-    )
+    documents, held_out = (_read_files(path, column), None) if path.exists() else _from_hub(spec, column, streaming)
     if isinstance(documents, datasets.Dataset):
         documents = documents.filter(lambda text: bool(text and text.strip()), input_columns="text")
         if len(documents) == 0:
@@ -298,4 +306,4 @@ def load_corpus(
         train, held_out = documents.skip(_STREAMED_HELD_OUT), documents.take(_STREAMED_HELD_OUT)
     else:
         train, held_out = _split(documents, valid_fraction)
-    return Corpus(spec, train, held_out, sha256, "symbols" if spec.startswith("markov") else None)
+    return Corpus(spec, documents, train, held_out, sha256, "symbols" if spec.startswith("markov") else None)

@@ -17,6 +17,14 @@ from smdiff.errors import UserError
 _GROUP = 1000
 
 
+def _encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> Iterator[list[int]]:
+    """Ids of each text without special tokens."""
+    if tokenizer.is_fast:
+        # Without the offsets and masks that nobody reads here, several times faster.
+        return (e.ids for e in tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False))
+    return iter(tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"])
+
+
 def pack(documents: Documents, tokenizer: PreTrainedTokenizerBase, length: int, name: str) -> Documents:
     """Sequences of exactly `length` tokens in a column "input_ids".
 
@@ -26,9 +34,8 @@ def pack(documents: Documents, tokenizer: PreTrainedTokenizerBase, length: int, 
     end = tokenizer.eos_token_id
 
     def group(batch: dict[str, list[str]]) -> dict[str, np.ndarray]:
-        # verbose=False: a document longer than the tokenizer's own limit is what packing is for
-        encoded = tokenizer(batch["text"], add_special_tokens=False, return_attention_mask=False, verbose=False)
-        tokens = np.fromiter((i for ids in encoded["input_ids"] for i in (*ids, end)), dtype=np.int32)
+        pieces = [piece for ids in _encode(tokenizer, batch["text"]) for piece in (ids, [end])]
+        tokens = np.concatenate([np.asarray(piece, dtype=np.int32) for piece in pieces])
         whole = len(tokens) // length * length
         return {"input_ids": tokens[:whole].reshape(-1, length)}
 
@@ -42,8 +49,10 @@ def pack(documents: Documents, tokenizer: PreTrainedTokenizerBase, length: int, 
 
 def sequences(packed: Documents, limit: int) -> torch.Tensor:
     """The first `limit` sequences as one tensor (S, L), for evaluation."""
-    taken = packed.take(limit) if isinstance(packed, datasets.IterableDataset) else (
-        packed.select(range(min(limit, len(packed))))
+    taken = (
+        packed.take(limit)
+        if isinstance(packed, datasets.IterableDataset)
+        else (packed.select(range(min(limit, len(packed)))))
     )
     return torch.tensor(np.array([row["input_ids"] for row in taken]), dtype=torch.long)
 

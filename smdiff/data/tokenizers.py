@@ -20,9 +20,10 @@ def _wrapped(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
     )
 
 
-def _byte_level(model: models.BPE) -> Tokenizer:
+def _byte_level(model: models.BPE, words: bool) -> Tokenizer:
+    """Byte-level tokenizer around `model`; `words` splits text into words first, which merges need and bytes do not."""
     tokenizer = Tokenizer(model)
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=words)
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
 
@@ -30,7 +31,7 @@ def _byte_level(model: models.BPE) -> Tokenizer:
 def bytes_tokenizer() -> PreTrainedTokenizerFast:
     """256 bytes, end-of-text and mask: 258 ids."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = _byte_level(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    tokenizer = _byte_level(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]), words=False)
     tokenizer.add_special_tokens([END, MASK])
     return _wrapped(tokenizer)
 
@@ -45,7 +46,7 @@ def symbols_tokenizer() -> PreTrainedTokenizerFast:
 
 def train_bpe(texts: Iterable[str], size: int) -> PreTrainedTokenizerFast:
     """Byte-level BPE of `size` ids, end-of-text and mask (the last id) among them."""
-    tokenizer = _byte_level(models.BPE())
+    tokenizer = _byte_level(models.BPE(), words=True)
     trainer = trainers.BpeTrainer(
         vocab_size=size - 1,
         special_tokens=[END],

@@ -48,7 +48,9 @@ def generate(
     soft = denoiser.soft_mask is not None if config.soft_mask is None else config.soft_mask
     if soft and denoiser.soft_mask is None:
         raise UserError(
-            "--soft-mask", "this model has no soft-mask scalars", "Train them: smdiff pretrain --soft-mask --init MODEL."
+            "--soft-mask",
+            "this model has no soft-mask scalars",
+            "Train them: smdiff pretrain --soft-mask --init MODEL.",
         )
     length = config.length or denoiser.backbone.config.max_position_embeddings
     scheduler = SCHEDULERS[config.scheduler](top_p=config.top_p)

@@ -77,9 +77,7 @@ def top_k(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     tail = logits[:, blocks * _BLOCK :]  # the vocabulary need not be a multiple of the block
     values, where = torch.cat([candidates, tail], 1).topk(k)
     block = best.gather(1, (where // _BLOCK).clamp(max=k - 1))
-    indices = torch.where(
-        where < k * _BLOCK, block * _BLOCK + where % _BLOCK, blocks * _BLOCK + where - k * _BLOCK
-    )
+    indices = torch.where(where < k * _BLOCK, block * _BLOCK + where % _BLOCK, blocks * _BLOCK + where - k * _BLOCK)
     return values, indices
 
 

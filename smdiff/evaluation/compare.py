@@ -6,7 +6,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-import datasets
 import torch
 from transformers import PreTrainedTokenizerBase
 
@@ -41,9 +40,7 @@ def _part(models: list[str], config: EvalTextConfig) -> tuple[Documents, str, Co
     if split == "auto":
         held_out = is_built_in(config.data) or any(_trained_on(m, corpus) for m in models)
         split = "held-out" if held_out else "all"
-    if split == "held-out":
-        return corpus.valid, split, corpus
-    return datasets.concatenate_datasets([corpus.train, corpus.valid]), split, corpus
+    return (corpus.valid if split == "held-out" else corpus.documents), split, corpus
 
 
 def _difference(scores: torch.Tensor, base: torch.Tensor) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def result(command: str, config: dict[str, Any], **sections: Any) -> dict[str, A
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a file beside `path`, then put it in place in one move: the file is there whole or not at all."""
+    """Let `write` fill a file beside `path`, then move it in place: it is there whole or not at all."""
     beside = path.with_name(f".{path.name}.partial")
     try:
         write(beside)

@@ -100,7 +100,7 @@ def _score(denoiser: Denoiser, hidden: Tensor, targets: Tensor, observe: bool) -
     if not observe:
         return torch.cat(nll), None
     fields = zip(*((p.logits, p.indices, p.neg_entropy) for p in parts), strict=True)
-    return torch.cat(nll), Feedback(*(None if f[0] is None else torch.cat(f) for f in fields))  # type: ignore[arg-type]
+    return torch.cat(nll), Feedback(*(None if f[0] is None else torch.cat(f) for f in fields))
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ saves four passes over the activations a block.
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -44,10 +45,8 @@ class DiTConfig(PretrainedConfig):
         dropout: float = 0.1,
         max_position_embeddings: int = 1024,
         mask_token_id: int | None = None,
-        gate_start: float = 0.0,
         **kwargs,
     ) -> None:
-        self.gate_start = gate_start
         self.vocab_size = vocab_size
         self.hidden_size = hidden_size
         self.num_hidden_layers = num_hidden_layers
@@ -171,7 +170,7 @@ class DiT(PreTrainedModel):
 
     config_class = DiTConfig
     base_model_prefix = ""
-    _no_split_modules = ["_Block"]
+    _no_split_modules: ClassVar = ["_Block"]
     _supports_sdpa = True
 
     def __init__(self, config: DiTConfig) -> None:

@@ -1,4 +1,4 @@
-"""One way in: a run folder, or a checkpoint in MDLM's public layout. Strict about every tensor, and nothing is executed."""
+"""One way in: a run folder, or a checkpoint in MDLM's layout. Strict about every tensor; nothing is executed."""
 
 from __future__ import annotations
 
@@ -65,9 +65,7 @@ def read_pickled_checkpoint(path: Path) -> dict[str, Any]:
     """The tensors of a torch checkpoint (a Lightning .ckpt, say) without running anything in it."""
     if not zipfile.is_zipfile(path):
         raise UserError(f"cannot read {path}", "it is no torch checkpoint (not a zip file)")
-    inert_pickle = types.SimpleNamespace(
-        Unpickler=_InertUnpickler, load=pickle.load, __name__="smdiff.inert_pickle"
-    )
+    inert_pickle = types.SimpleNamespace(Unpickler=_InertUnpickler, load=pickle.load, __name__="smdiff.inert_pickle")
     try:
         loaded = torch.load(path, map_location="cpu", pickle_module=inert_pickle, weights_only=False)
     except Exception as error:  # whatever a broken or hostile file makes the reader say
@@ -183,7 +181,7 @@ def _in_our_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _averaged(loaded: dict[str, Any], tensors: dict[str, Tensor], shape: DiTConfig) -> dict[str, Tensor]:
-    """MDLM's EMA weights, a list in parameter order, which its results are reported with; `tensors` if there are none."""
+    """MDLM's averaged weights (a list in parameter order), which its results come from; else `tensors`."""
     ema = loaded.get("ema")
     shadow = ema.get("shadow_params") if isinstance(ema, dict) else None
     with torch.device("meta"):

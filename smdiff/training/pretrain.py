@@ -15,7 +15,7 @@ from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import get_last_checkpoint, set_seed
 
 from smdiff.config import PretrainConfig, Resolved, as_dict, fingerprint, identity
-from smdiff.data.corpora import Corpus, load_corpus
+from smdiff.data.corpora import Corpus, load_corpus, texts
 from smdiff.data.packing import Shuffled, Streamed, pack, sequences
 from smdiff.data.tokenizers import load_tokenizer, make_tokenizer
 from smdiff.diffusion.soft_mask import SoftMask
@@ -57,7 +57,7 @@ def _tokenizer(
     spec = config.tokenizer or "bytes"
     if not given and corpus.default_tokenizer is not None:
         spec = corpus.default_tokenizer
-    return make_tokenizer(spec, (row["text"] for row in corpus.train))
+    return make_tokenizer(spec, texts(corpus.train))
 
 
 def _shape(config: PretrainConfig, tokenizer: PreTrainedTokenizerBase) -> DiTConfig:
@@ -70,9 +70,7 @@ def _shape(config: PretrainConfig, tokenizer: PreTrainedTokenizerBase) -> DiTCon
     )
 
 
-def _from_checkpoint(
-    resolved: Resolved[PretrainConfig], init: Checkpoint, tokenizer: PreTrainedTokenizerBase
-) -> DiT:
+def _from_checkpoint(resolved: Resolved[PretrainConfig], init: Checkpoint, tokenizer: PreTrainedTokenizerBase) -> DiT:
     """The checkpoint's network, in the shape that was asked for if one was."""
     config, shape = resolved.config, init.shape
     shape.dropout, shape.max_position_embeddings = config.dropout, config.length
@@ -113,12 +111,13 @@ class Prepared:
 
 
 def prepare(resolved: Resolved[PretrainConfig]) -> Prepared:
-    """Load data and model, and claim the run's folder.
+    """Load data and model, and look at the run's folder. Writes nothing.
 
     Raises:
-        UserError: anything wrong with the input; nothing has been trained or overwritten then.
+        UserError: anything wrong with the input.
     """
     config = resolved.config
+    folder = RunFolder(out_folder(config), identity(config), config.resume)
     init = None
     if config.init is not None:
         init = read_checkpoint(config.init, config.heads if "heads" in resolved.explicit else None)
@@ -130,22 +129,12 @@ def prepare(resolved: Resolved[PretrainConfig]) -> Prepared:
         column=config.text_column,
         streaming=config.streaming,
     )
-    path = out_folder(config)
-    tokenizer = _tokenizer(config, "tokenizer" in resolved.given, init, corpus, path)
+    tokenizer = _tokenizer(config, "tokenizer" in resolved.given, init, corpus, folder.path)
     packed = pack(corpus.train, tokenizer, config.length, config.data)
     valid = sequences(pack(corpus.valid, tokenizer, config.length, "the held-out data"), config.eval_sequences)
     set_seed(config.seed)
     backbone = DiT(_shape(config, tokenizer)) if init is None else _from_checkpoint(resolved, init, tokenizer)
     denoiser = Denoiser(backbone, tokenizer.mask_token_id, _soft_mask(resolved, init))
-    folder = RunFolder(path, identity(config), config.resume)
-    folder.record(corpus={"name": corpus.name, "sha256": corpus.sha256})
-    parameters = sum(p.numel() for p in denoiser.parameters())
-    # Weights, averages and Adam's two moments, for each checkpoint kept and the one being written.
-    folder.need_space(4 * 4 * parameters * (config.keep + 1) + 10_000_000)
-    try:
-        tokenizer.save_pretrained(path)
-    except OSError as error:
-        raise UserError(f"cannot write to --out {path}", error.strerror or str(error)) from None
     train: torch.utils.data.Dataset
     if isinstance(packed, datasets.Dataset):
         train = Shuffled(packed, config.total_steps * config.batch_size, config.seed)
@@ -153,6 +142,19 @@ def prepare(resolved: Resolved[PretrainConfig]) -> Prepared:
         train = Streamed(packed, config.seed)
     count = len(packed) if isinstance(packed, datasets.Dataset) else None
     return Prepared(folder, corpus, tokenizer, denoiser, train, count, valid)
+
+
+def _claim(config: PretrainConfig, prepared: Prepared) -> None:
+    """Take the run's folder, and put the tokenizer there, so that an unfinished run can be sampled from too."""
+    parameters = sum(p.numel() for p in prepared.denoiser.parameters())
+    # Weights, averages and Adam's two moments, for each checkpoint kept and the one being written.
+    size = 4 * 4 * parameters * (config.keep + 1) + 10_000_000
+    corpus = {"name": prepared.corpus.name, "sha256": prepared.corpus.sha256}
+    prepared.folder.claim({"corpus": corpus}, size)
+    try:
+        prepared.tokenizer.save_pretrained(prepared.folder.path)
+    except OSError as error:
+        raise UserError(f"cannot write to --out {prepared.folder.path}", error.strerror or str(error)) from None
 
 
 def plan(config: PretrainConfig, prepared: Prepared) -> dict[str, Any]:
@@ -192,9 +194,9 @@ def _summary(config: PretrainConfig, prepared: Prepared, trainer: SoftMaskTraine
         soft_mask=None if soft_mask is None else {"k": soft_mask.k, **soft_mask.values()},
         notes=[],
     )
-    if soft_mask is not None and float(soft_mask.w_s.detach()) < _OFF:
+    if soft_mask is not None and (w_s := soft_mask.values()["w_s"]) < _OFF:
         summary["notes"].append(
-            f"soft-masking stayed off: w_s ended at {float(soft_mask.w_s.detach()):.4f}, so the model is binary in effect; "
+            f"soft-masking stayed off: w_s ended at {w_s:.4f}, so the model is binary in effect; "
             "train longer, or start with --w-s 0.3 --soft-mask-lr 0.05"
         )
     return summary
@@ -218,13 +220,12 @@ def pretrain(resolved: Resolved[PretrainConfig]) -> dict[str, Any]:
         Interrupted: stopped by a signal, with a checkpoint saved.
     """
     config = resolved.config
-    folder = out_folder(config)
-    if (folder / "result.json").exists():
-        done = RunFolder(folder, identity(config), config.resume).result()
-        if done is not None:
-            note(f"{folder} is finished: this is its result")
-            return done
+    folder = RunFolder(out_folder(config), identity(config), config.resume)
+    if (done := folder.result()) is not None:
+        note(f"{folder.path} is finished: this is its result")
+        return done
     prepared = prepare(resolved)
+    _claim(config, prepared)
     cuda = torch.cuda.is_available()
     average, metrics, stop = Average(), Metrics(prepared.folder.metrics), StopOnSignal()
     latest = None
@@ -269,5 +270,3 @@ def _draw_curves(config: PretrainConfig, prepared: Prepared) -> None:
     records = read_metrics(prepared.folder.metrics)
     if records:
         training_curves(records, prepared.folder.path / "curves.png", f"{prepared.folder.path}: {kind}, {config.data}")
-
-

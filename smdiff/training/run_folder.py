@@ -1,9 +1,9 @@
 """The folder of a run: whose it is, whether it may be used, and what it already holds.
 
-    run.json        the configuration and the data it was started with
-    metrics.jsonl   one line a log step            curves.png    their picture
-    result.json     the summary of a finished run  checkpoints/  to resume from
-    config.json, model.safetensors, soft_mask.json, tokenizer files: the model
+run.json        the configuration and the data it was started with
+metrics.jsonl   one line a log step            curves.png    their picture
+result.json     the summary of a finished run  checkpoints/  to resume from
+config.json, model.safetensors, soft_mask.json, tokenizer files: the model
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 class RunFolder:
-    """Access to a run's folder.
+    """Access to a run's folder. Looking at it changes nothing; `claim` takes it.
 
     Args:
-        path: the folder; made if it is not there.
+        path: the folder.
         identity: what decides the run's result; another one in the folder is refused.
         resume: "auto" continues what is there, "never" refuses it.
 
     Raises:
-        UserError: the folder cannot be written, is in use by another configuration, or holds something else.
+        UserError: the folder is in use by another configuration, or holds something else.
     """
 
     def __init__(self, path: Path, identity: dict[str, Any], resume: str) -> None:
@@ -49,15 +49,7 @@ class RunFolder:
                 )  # fmt: skip
         elif (path / "config.json").exists() or (path / "model.safetensors").exists():
             raise UserError(f"--out {path} holds a model that is no run of smdiff", fix="Choose another folder.")
-        self._identity = identity
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            self._write("run.json", stored or {"identity": identity})
-        except OSError as error:
-            raise UserError(f"cannot write to --out {path}", error.strerror or str(error)) from None
-
-    def _write(self, name: str, value: dict[str, Any]) -> None:
-        write_json(self.path / name, value)
+        self._facts = stored or {"identity": identity}
 
     @property
     def checkpoints(self) -> Path:
@@ -73,28 +65,36 @@ class RunFolder:
         """The summary of a finished run."""
         return read_json(self.path / "result.json")
 
-    def record(self, **facts: Any) -> None:
-        """Add `facts` (the data's hash, say) to run.json; refuse other ones than a run was started with."""
-        stored = read_json(self.path / "run.json") or {}
-        if changed := _differences({k: stored[k] for k in facts if k in stored}, {k: facts[k] for k in facts if k in stored}):
+    def claim(self, facts: dict[str, Any], size: int) -> None:
+        """Make the folder this run's, with `facts` (the data's hash, say) that must stay what they were at its start.
+
+        Args:
+            size: bytes that the run is going to write.
+
+        Raises:
+            UserError: the folder cannot be written, is too full, or the run was started with other facts.
+        """
+        known = {k: v for k, v in facts.items() if k in self._facts}
+        if changed := _differences({k: self._facts[k] for k in known}, known):
             raise UserError(
                 f"--out {self.path} was started on other data", "; ".join(changed), "Choose another folder."
             )
-        self._write("run.json", {"identity": self._identity, **stored, **facts})
-
-    def need_space(self, size: int) -> None:
-        """Refuse to start where `size` bytes do not fit."""
-        free = shutil.disk_usage(self.path).free
-        if free < size:
-            raise UserError(
-                f"--out {self.path} has {free / 1e6:,.0f} MB free",
-                f"the run's checkpoints need about {size / 1e6:,.0f} MB",
-                "Make room, choose another folder, or lower --keep.",
-            )
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            free = shutil.disk_usage(self.path).free
+            if free < size:
+                raise UserError(
+                    f"--out {self.path} has {free / 1e6:,.0f} MB free",
+                    f"the run's checkpoints need about {size / 1e6:,.0f} MB",
+                    "Make room, choose another folder, or lower --keep.",
+                )
+            write_json(self.path / "run.json", self._facts | facts)
+        except OSError as error:
+            raise UserError(f"cannot write to --out {self.path}", error.strerror or str(error)) from None
 
     def finish(self, result: dict[str, Any]) -> None:
         """Store the summary: the run is over."""
         try:
-            self._write("result.json", result)
+            write_json(self.path / "result.json", result)
         except OSError as error:
             raise RunFailed(f"cannot write {self.path / 'result.json'}", error.strerror or str(error)) from None

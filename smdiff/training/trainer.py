@@ -1,4 +1,4 @@
-"""`transformers.Trainer` with the diffusion objective, noise that depends on (seed, step) alone, and whole checkpoints."""
+"""`transformers.Trainer` with the diffusion objective, noise from (seed, step) alone, and whole checkpoints."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers import PreTrainedTokenizerBase, Trainer, TrainerControl, TrainingArguments
 from transformers.trainer_utils import rotate_checkpoints
 
 from smdiff.config import PretrainConfig
@@ -39,6 +39,9 @@ class SoftMaskTrainer(Trainer):
         valid: (S, L) held-out sequences.
         tokenizer: saved beside the weights.
     """
+
+    optimizer: torch.optim.Optimizer | None
+    control: TrainerControl
 
     def __init__(
         self,
@@ -135,7 +138,9 @@ class SoftMaskTrainer(Trainer):
         """AdamW in two groups: the backbone, and the three scalars without weight decay (paper, section 3.3)."""
         if self.optimizer is None:
             named = [(n, p) for n, p in (model or self.model).named_parameters() if p.requires_grad]
-            groups = [{"params": [p for n, p in named if "soft_mask." not in n], "weight_decay": self.config.weight_decay}]
+            groups = [
+                {"params": [p for n, p in named if "soft_mask." not in n], "weight_decay": self.config.weight_decay}
+            ]
             if scalars := [p for n, p in named if "soft_mask." in n]:
                 groups.append({"params": scalars, "weight_decay": 0.0, "lr": self.config.soft_mask_lr})
             kind, options = self.get_optimizer_cls_and_kwargs(self.args)
@@ -201,7 +206,9 @@ class SoftMaskTrainer(Trainer):
             if self.args.should_save:
                 shutil.rmtree(partial, ignore_errors=True)
         if self.args.should_save:
-            rotate_checkpoints(output_dir=self.args.output_dir, save_total_limit=self.args.save_total_limit, use_mtime=True)
+            rotate_checkpoints(
+                output_dir=self.args.output_dir, save_total_limit=self.args.save_total_limit, use_mtime=True
+            )
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """The model as a run folder: weights, averages, scalars, counters. The tokenizer is in the run's own folder."""

@@ -4,8 +4,8 @@ import torch
 from smdiff.decoding.denoise import denoise
 from smdiff.decoding.sampling import Noise, categorical, nucleus
 from smdiff.decoding.schedulers import Ancestral, State
-from smdiff.models.denoiser import Denoiser
 from smdiff.diffusion.soft_mask import SoftMask
+from smdiff.models.denoiser import Denoiser
 
 
 class ReferenceDraw(Ancestral):
@@ -102,14 +102,14 @@ def test_categorical_is_exact_at_the_edges():
 
 
 def test_categorical_keeps_rare_tokens():
-    """A token of probability 1e-3 beside many: float32 Gumbel noise would lose a tenth of such a tail."""
-    v, n = 50_000, 40_000
+    """A token of probability 1e-3 beside many: float32 Gumbel noise would lose much of such a tail."""
+    v, n = 20_000, 4000
     probs = torch.full((v,), 0.5 / v)
     probs[0] += 0.5
     u = Noise(3, range(1)).uniform(torch.ones(1, n, dtype=torch.bool))
     drawn = torch.cat([categorical(probs.expand(len(part), v), part) for part in u.split(500)])
     assert abs(float((drawn != 0).double().mean()) - 0.5) < 4 * 0.5 / n**0.5
-    assert abs(float(drawn[drawn != 0].double().mean()) / v - 0.5) < 0.01
+    assert abs(float(drawn[drawn != 0].double().mean()) / v - 0.5) < 4 * 0.29 / (n / 2) ** 0.5
 
 
 def test_nucleus_keeps_the_token_that_crosses():

@@ -29,7 +29,7 @@ def text(tmp_path_factory):
     return str(path)
 
 
-@pytest.fixture()
+@pytest.fixture
 def train(text, tmp_path):
     def run(out: str = "run", **options):
         flags = {**TINY, "data": text, "out": str(tmp_path / out), **options}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor
 
@@ -25,7 +27,7 @@ class Ancestral:
 
     def timesteps(self, steps: int) -> list[tuple[float, float]]:
         times = torch.linspace(1, self.eps, steps + 1, dtype=torch.float64).tolist()
-        return list(zip(times[:-1], times[1:], strict=True))
+        return list(itertools.pairwise(times))
 
     def step(self, state: State, logits: Tensor) -> Tensor:
         revealed = state.noise.uniform(state.masked) < (state.t - state.s) / state.t
