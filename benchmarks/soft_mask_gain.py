@@ -36,7 +36,7 @@ MODEL = {
 SOFT = {"soft_mask": True, "k": 3, "p_sm": 0.8, "w_s": 0.3, "soft_mask_lr": 0.05}
 BINARY_STEPS, STEPS = 1000, 2500
 GAIN, OPEN = 0.015, 0.2
-BAR_UNIT = 0.001
+BAR_UNIT = 0.002
 
 
 def train(folder: Path, name: str, seed: int, **options: Any) -> dict[str, Any]:

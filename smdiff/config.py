@@ -319,6 +319,7 @@ class SampleConfig:
     top_p: float = option(0.9, "Nucleus; 1 keeps all tokens", DECODING, above=0, high=1)
     num: int = option(1, "Texts", TEXTS, low=1, high=10_000_000)
     length: int | None = option(None, "Tokens in a text; by default the training length", TEXTS, low=1, high=131072)
+    tokenizer: str | None = option(None, "Folder or hub name, for bare weights that carry none", TEXTS)
     batch_size: int = option(16, "Texts written at once; does not change them", TEXTS, low=1, high=100_000)
     seed: int = option(0, "Text i depends on the seed and i alone", TEXTS, low=0, high=2**31)
 
@@ -336,8 +337,9 @@ class EvalTextConfig:
     )
     valid_fraction: float = option(0.05, "Share that is held out, as in training", DATA, above=0, high=0.5)
     text_column: str = option("text", "Column with the text, in jsonl, parquet and hub data", DATA)
+    tokenizer: str | None = option(None, "Folder or hub name, for bare weights that carry none", DATA)
     length: int | None = option(None, "Tokens in a sequence; by default the training length", DATA, low=2, high=131072)
-    limit: int = option(512, "Sequences scored, at most", DATA, low=1, high=100_000_000)
+    limit: int = option(512, "Sequences scored, at most; spread evenly over the data", DATA, low=1, high=100_000_000)
     draws: int = option(8, "Masks drawn for each sequence, stratified over the masked share", "Estimate",
                         low=1, high=100_000)  # fmt: skip
     seed: int = option(0, "Seed of the masks, which all models share", "Estimate", low=0, high=2**31)

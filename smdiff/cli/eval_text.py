@@ -12,7 +12,10 @@ from smdiff.config import EvalTextConfig, resolve
 
 
 def eval_text(
-    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Run folders.", show_default=False)],
+    models: Annotated[
+        list[str],
+        typer.Argument(metavar="MODEL...", help="Run folders, or weights in MDLM's layout.", show_default=False),
+    ],
     out: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option("--out", help="Also write the result to this JSON file.", rich_help_panel="Output"),

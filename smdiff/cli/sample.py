@@ -11,7 +11,7 @@ from smdiff.config import SampleConfig, resolve
 
 
 def sample(
-    model: Annotated[str, typer.Argument(help="Run folder.", show_default=False)],
+    model: Annotated[str, typer.Argument(help="Run folder, or weights in MDLM's layout.", show_default=False)],
     json: Json = False,
     quiet: Quiet = False,
     **flags: Any,
@@ -25,4 +25,4 @@ def sample(
     from smdiff.decoding.generate import generate
     from smdiff.models.load import load
 
-    samples(generate(*load(model), config), json)
+    samples(generate(*load(model, config.tokenizer), config), json)

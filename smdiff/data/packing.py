@@ -48,11 +48,11 @@ def pack(documents: Documents, tokenizer: PreTrainedTokenizerBase, length: int, 
 
 
 def sequences(packed: Documents, limit: int) -> torch.Tensor:
-    """The first `limit` sequences as one tensor (S, L), for evaluation."""
+    """At most `limit` sequences as one tensor (S, L), for evaluation: spread evenly over a table, the first of a stream."""
     taken = (
         packed.take(limit)
         if isinstance(packed, datasets.IterableDataset)
-        else (packed.select(range(min(limit, len(packed)))))
+        else (packed.select(np.linspace(0, len(packed) - 1, min(limit, len(packed))).round().astype(int)))
     )
     return torch.tensor(np.array([row["input_ids"] for row in taken]), dtype=torch.long)
 

@@ -78,7 +78,7 @@ def compare(models: list[str], config: EvalTextConfig, out: Path | None = None) 
     """
     if out is not None and (out.is_dir() or not out.resolve().parent.is_dir()):
         raise UserError(f"--out {out}", "a JSON file in a folder that exists is needed")
-    loaded = {name: load(name) for name in dict.fromkeys(models)}
+    loaded = {name: load(name, config.tokenizer) for name in dict.fromkeys(models)}
     note(f"reading {config.data}")
     documents, split, corpus = _part(models, config)
     length = config.length or min(d.backbone.config.max_position_embeddings for d, _, _ in loaded.values())

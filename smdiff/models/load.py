@@ -18,12 +18,14 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.trainer_utils import get_last_checkpoint
 
+from smdiff.data.tokenizers import load_tokenizer
 from smdiff.diffusion.soft_mask import SoftMask
 from smdiff.errors import UserError
 from smdiff.models.denoiser import Denoiser
 from smdiff.models.dit import DiT, DiTConfig
 
 _PREFIX = "backbone."
+_HEAD = "tran_head."
 # Rotary frequencies, which MDLM stores and this DiT computes.
 _COMPUTED = "rotary_emb.inv_freq"
 _SHOWN = 4
@@ -180,6 +182,14 @@ def _in_our_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {n.removeprefix(_PREFIX): x.float() for n, x in tensors.items() if isinstance(x, Tensor)}
 
 
+def _soft_mask_of(head: dict[str, Tensor]) -> SoftMask | None:
+    """The scalars in a checkpoint of the paper's code, which does not store k: 3, as in its language runs."""
+    if not {"raw_scale", "raw_steep", "raw_centre_neg"} <= head.keys():
+        return None
+    raw = {"raw_scale": head["raw_scale"], "raw_steepness": head["raw_steep"], "raw_centre": head["raw_centre_neg"]}
+    return SoftMask.from_dict({"k": 3, "raw": raw})
+
+
 def _averaged(loaded: dict[str, Any], tensors: dict[str, Tensor], shape: DiTConfig) -> dict[str, Tensor]:
     """MDLM's averaged weights (a list in parameter order), which its results come from; else `tensors`."""
     ema = loaded.get("ema")
@@ -203,8 +213,9 @@ def _read_mdlm(path: Path, heads: int | None) -> Checkpoint:
     state = loaded.get("state_dict", loaded)
     tensors = _in_our_names(state if isinstance(state, dict) else {})
     frequencies = tensors.pop(_COMPUTED, None)
+    head = {n.removeprefix(_HEAD): tensors.pop(n) for n in list(tensors) if n.startswith(_HEAD)}
     shape = _shape_of(tensors, frequencies, heads, str(path))
-    return Checkpoint(str(path), shape, _averaged(loaded, tensors, shape))
+    return Checkpoint(str(path), shape, _averaged(loaded, tensors, shape), _soft_mask_of(head))
 
 
 def _read_run(folder: Path) -> Checkpoint:
@@ -268,7 +279,7 @@ def read_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
     if folder is None or not _has_tokenizer(folder):
         raise UserError(
             f"{checkpoint.source} carries no tokenizer", "it is bare weights",
-            "Continue it with `smdiff pretrain --init ... --tokenizer ...` first; a run folder carries all it needs.",
+            "Name the one it was trained with: --tokenizer gpt2, say.",
         )  # fmt: skip
     try:
         return AutoTokenizer.from_pretrained(folder)
@@ -285,10 +296,25 @@ def build(checkpoint: Checkpoint, dropout: float | None = None) -> Denoiser:
     return Denoiser(backbone, checkpoint.shape.mask_token_id, checkpoint.soft_mask)
 
 
-def load(name: str, device: str | torch.device | None = None) -> tuple[Denoiser, PreTrainedTokenizerBase, str]:
-    """A model ready to sample from or score: the denoiser in eval mode, its tokenizer, and a note ("" if none)."""
+def load(
+    name: str, tokenizer_name: str | None = None, device: str | torch.device | None = None
+) -> tuple[Denoiser, PreTrainedTokenizerBase, str]:
+    """A model ready to sample from or score: the denoiser in eval mode, its tokenizer, and a note ("" if none).
+
+    Args:
+        tokenizer_name: a folder or hub name, for weights that carry no tokenizer.
+    """
     checkpoint = read_checkpoint(name)
-    tokenizer = read_tokenizer(checkpoint)
+    if checkpoint.folder is None and tokenizer_name is not None:
+        tokenizer = load_tokenizer(tokenizer_name)
+        if len(tokenizer) != checkpoint.shape.vocab_size or tokenizer.mask_token_id != checkpoint.shape.mask_token_id:
+            raise UserError(
+                f"--tokenizer {tokenizer_name} does not fit {name}",
+                f"it has {len(tokenizer)} ids with the mask at {tokenizer.mask_token_id}, the model has "
+                f"{checkpoint.shape.vocab_size} with the mask at {checkpoint.shape.mask_token_id}",
+            )
+    else:
+        tokenizer = read_tokenizer(checkpoint)
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return build(checkpoint).to(device).eval(), tokenizer, checkpoint.note

@@ -20,7 +20,7 @@ from smdiff.data.packing import Shuffled, Streamed, pack, sequences
 from smdiff.data.tokenizers import load_tokenizer, make_tokenizer
 from smdiff.diffusion.soft_mask import SoftMask
 from smdiff.errors import Interrupted, RunFailed, UserError
-from smdiff.evaluation.results import result
+from smdiff.evaluation.results import read_json, result
 from smdiff.models.denoiser import Denoiser
 from smdiff.models.dit import DiT, DiTConfig
 from smdiff.models.load import Checkpoint, load_strictly, read_checkpoint, read_tokenizer
@@ -97,6 +97,18 @@ def _soft_mask(resolved: Resolved[PretrainConfig], init: Checkpoint | None) -> S
     return soft_mask
 
 
+def _fits_in_memory(shape: DiTConfig) -> None:
+    """Refuse a network whose weights, averages, gradients and moments exceed the machine, before it is made."""
+    with torch.device("meta"):
+        need = 5 * 4 * sum(p.numel() for p in DiT(shape).parameters())
+    have = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if need > have:
+        raise UserError(
+            f"--hidden-size {shape.hidden_size} --layers {shape.num_hidden_layers}",
+            f"training needs {need / 1e9:,.0f} GB for its weights and optimiser, the machine has {have / 1e9:,.0f} GB",
+        )
+
+
 @dataclass(frozen=True)
 class Prepared:
     """All that training needs."""
@@ -108,6 +120,20 @@ class Prepared:
     train: torch.utils.data.Dataset
     train_sequences: int | None
     valid: torch.Tensor
+    generation: int
+
+
+def _generation(init: Checkpoint | None) -> int:
+    """How many runs came before: 0 from scratch, 1 after bare weights, one more after each run."""
+    if init is None:
+        return 0
+    stored = None if init.folder is None else read_json(init.folder / "run.json")
+    return 1 + int((stored or {}).get("generation", 0))
+
+
+def stream_seed(seed: int, generation: int) -> int:
+    """Seed of data order and noise: a run that continues another sees other rows and other masks, not the same again."""
+    return seed + 1_000_033 * generation
 
 
 def prepare(resolved: Resolved[PretrainConfig]) -> Prepared:
@@ -133,15 +159,18 @@ def prepare(resolved: Resolved[PretrainConfig]) -> Prepared:
     packed = pack(corpus.train, tokenizer, config.length, config.data)
     valid = sequences(pack(corpus.valid, tokenizer, config.length, "the held-out data"), config.eval_sequences)
     set_seed(config.seed)
+    _fits_in_memory(_shape(config, tokenizer) if init is None else init.shape)
     backbone = DiT(_shape(config, tokenizer)) if init is None else _from_checkpoint(resolved, init, tokenizer)
     denoiser = Denoiser(backbone, tokenizer.mask_token_id, _soft_mask(resolved, init))
+    generation = _generation(init)
+    stream = stream_seed(config.seed, generation)
     train: torch.utils.data.Dataset
     if isinstance(packed, datasets.Dataset):
-        train = Shuffled(packed, config.total_steps * config.batch_size, config.seed)
+        train = Shuffled(packed, config.total_steps * config.batch_size, stream)
     else:
-        train = Streamed(packed, config.seed)
+        train = Streamed(packed, stream)
     count = len(packed) if isinstance(packed, datasets.Dataset) else None
-    return Prepared(folder, corpus, tokenizer, denoiser, train, count, valid)
+    return Prepared(folder, corpus, tokenizer, denoiser, train, count, valid, generation)
 
 
 def _claim(config: PretrainConfig, prepared: Prepared) -> None:
@@ -150,7 +179,7 @@ def _claim(config: PretrainConfig, prepared: Prepared) -> None:
     # Weights, averages and Adam's two moments, for each checkpoint kept and the one being written.
     size = 4 * 4 * parameters * (config.keep + 1) + 10_000_000
     corpus = {"name": prepared.corpus.name, "sha256": prepared.corpus.sha256}
-    prepared.folder.claim({"corpus": corpus}, size)
+    prepared.folder.claim({"corpus": corpus, "generation": prepared.generation}, size)
     try:
         prepared.tokenizer.save_pretrained(prepared.folder.path)
     except OSError as error:
@@ -242,6 +271,7 @@ def pretrain(resolved: Resolved[PretrainConfig]) -> dict[str, Any]:
             prepared.train,
             prepared.valid,
             prepared.tokenizer,
+            stream_seed(config.seed, prepared.generation),
             callbacks=[average, metrics, ProgressLine(tracker, config.batch_size * config.length), stop],
         )
         trainer.remove_callback(PrinterCallback)
@@ -255,6 +285,14 @@ def pretrain(resolved: Resolved[PretrainConfig]) -> dict[str, Any]:
                     f"saved in {prepared.folder.checkpoints}", "Run the same command to go on.",
                 )  # fmt: skip
             _save_model(prepared, trainer)
+        except (MemoryError, RuntimeError) as error:
+            if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "allocate memory" not in str(error):
+                raise
+            raise RunFailed(
+                f"out of memory at step {trainer.state.global_step + 1}",
+                f"a micro-batch is {config.batch_size // config.accumulation} sequences of {config.length}",
+                "Raise --accumulation, or lower --batch-size or --length.",
+            ) from None
         except OSError as error:
             raise RunFailed(
                 f"cannot write to {prepared.folder.path}", error.strerror or str(error),

@@ -38,6 +38,7 @@ class SoftMaskTrainer(Trainer):
         train_dataset: rows of one length, in training order.
         valid: (S, L) held-out sequences.
         tokenizer: saved beside the weights.
+        stream: seed of data order, noise and dropout.
     """
 
     optimizer: torch.optim.Optimizer | None
@@ -51,6 +52,7 @@ class SoftMaskTrainer(Trainer):
         train_dataset: torch.utils.data.Dataset,
         valid: Tensor,
         tokenizer: PreTrainedTokenizerBase,
+        stream: int,
         callbacks: list[Any],
     ) -> None:
         super().__init__(
@@ -62,7 +64,7 @@ class SoftMaskTrainer(Trainer):
             processing_class=tokenizer,
             callbacks=callbacks,
         )
-        self.denoiser, self.config, self.valid = denoiser, config, valid
+        self.denoiser, self.config, self.valid, self.stream = denoiser, config, valid, stream
         self.noise = SCHEDULES[config.noise]
         self.ema = Ema(denoiser.backbone, config.ema) if config.ema else None
         self.loss_is_scaled_for_ga = True  # compute_loss divides by the whole batch's tokens
@@ -93,7 +95,7 @@ class SoftMaskTrainer(Trainer):
         soft_mask = self.denoiser.soft_mask
         draw = draw_step(
             self.noise,
-            seed=c.seed,
+            seed=self.stream,
             step=self.state.global_step,
             rows=c.batch_size,
             length=x0.shape[1],
@@ -105,7 +107,7 @@ class SoftMaskTrainer(Trainer):
             device=x0.device,
         )
         # Dropout, too, depends on (seed, step) and the place in the batch alone.
-        torch.manual_seed((c.seed * 1_000_003 + self.state.global_step) * 4099 + part.start)
+        torch.manual_seed((self.stream * 1_000_003 + self.state.global_step) * 4099 + part.start)
         loss = negative_elbo(model, x0, draw, self.noise, self.denoiser.mask_id, soft_mask)
         if index == 0:
             self.tokens_seen += c.batch_size * x0.shape[1]

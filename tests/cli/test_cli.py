@@ -158,6 +158,7 @@ def test_config_file_and_precedence(capsys, text, tmp_path):
         (["--p-sm", "1.5"], "at most 1"),
         (["--t-min", "0.9", "--t-max", "0.1"], "above the largest"),
         (["--heads", "3"], "multiple"),
+        (["--hidden-size", "65536", "--layers", "50"], "GB"),
         (["--accumulation", "3"], "micro-batches"),
         (["--budget", "iso-compote"], "'iso-compute'"),
         (["--data", "missing.txt"], "no such file"),

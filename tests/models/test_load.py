@@ -1,4 +1,5 @@
 import json
+import math
 import pickle
 from collections import OrderedDict
 from pathlib import Path
@@ -8,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from smdiff.errors import UserError
-from smdiff.models.load import build, read_checkpoint, read_pickled_checkpoint
+from smdiff.models.load import build, load, read_checkpoint, read_pickled_checkpoint
 from tests.conftest import small_dit
 
 
@@ -92,6 +93,28 @@ def test_averaged_weights_of_a_lightning_checkpoint_win(tmp_path):
     loaded = read_checkpoint(str(tmp_path / "m.ckpt")).tensors
     for (name, _), expected in zip(dit.named_parameters(), averaged, strict=True):
         assert torch.equal(loaded[name], expected)
+
+
+def test_scalars_of_the_papers_checkpoints_are_read(tmp_path):
+    head = {"raw_scale": 0.4, "raw_steep": 2.0, "raw_centre_neg": -0.3, "raw_temperature": 0.5}
+    tensors = mdlm_tensors(small_dit(), 2) | {f"tran_head.{n}": torch.tensor(x) for n, x in head.items()}
+    save_file(tensors, tmp_path / "m.safetensors")
+    soft_mask = build(read_checkpoint(str(tmp_path / "m.safetensors"))).soft_mask
+    assert soft_mask.values()["w_s"] == pytest.approx(1 / (1 + math.exp(-0.4)))
+    assert soft_mask.values()["w_a"] == pytest.approx(math.log(1 + math.exp(2.0)), abs=1e-5)
+    assert soft_mask.values()["w_b"] == pytest.approx(-math.log(1 + math.exp(-0.3)), abs=1e-5)
+
+
+def test_bare_weights_need_a_tokenizer_that_fits(tmp_path, shared):
+    save_file(mdlm_tensors(small_dit(vocab_size=50258), 2), tmp_path / "m.safetensors")
+    save_file(mdlm_tensors(small_dit(vocab_size=99), 2), tmp_path / "n.safetensors")
+    gpt2 = str(shared / "data/tokenizers/gpt2")
+    denoiser, tokenizer, _ = load(str(tmp_path / "m.safetensors"), gpt2)
+    assert denoiser.mask_id == tokenizer.mask_token_id == 50257
+    with pytest.raises(UserError, match="carries no tokenizer.*--tokenizer"):
+        load(str(tmp_path / "m.safetensors"))
+    with pytest.raises(UserError, match="50258 ids.*the model has 99"):
+        load(str(tmp_path / "n.safetensors"), gpt2)
 
 
 def damaged(tensors: dict[str, torch.Tensor], how: str) -> dict[str, torch.Tensor]:

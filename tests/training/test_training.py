@@ -12,7 +12,7 @@ from smdiff.config import PretrainConfig, resolve
 from smdiff.errors import Interrupted, RunFailed, UserError
 from smdiff.models.load import load
 from smdiff.training.ema import Ema
-from smdiff.training.pretrain import plan, prepare, pretrain
+from smdiff.training.pretrain import plan, prepare, pretrain, stream_seed
 from smdiff.training.trainer import SoftMaskTrainer
 
 TINY = {
@@ -143,6 +143,19 @@ def test_continuing_keeps_weights_tokenizer_and_scalars(train, tmp_path):
     prepared = prepare(resolve(PretrainConfig, flags))
     assert prepared.denoiser.soft_mask.values()["w_s"] == pytest.approx(0.2)
     assert plan(resolve(PretrainConfig, flags).config, prepared)["vocabulary"] == 258
+
+
+def test_a_continued_run_sees_other_rows_and_other_noise(train, tmp_path):
+    train("base")
+    more = {"init": str(tmp_path / "base"), "data": "python-docs"}
+    orders = []
+    for options in ({"data": "python-docs"}, more, {**more, "soft_mask": True}):
+        flags = {**TINY, "out": str(tmp_path / "x"), **options}
+        prepared = prepare(resolve(PretrainConfig, flags))
+        orders.append((prepared.generation, [prepared.train[i].tolist() for i in range(8)]))
+    assert [g for g, _ in orders] == [0, 1, 1]
+    assert orders[0][1] != orders[1][1] == orders[2][1]
+    assert stream_seed(3, 0) == 3 != stream_seed(3, 1) != stream_seed(3, 2)
 
 
 def test_init_of_another_shape_names_the_tensors(train, tmp_path):
