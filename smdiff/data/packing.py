@@ -48,7 +48,7 @@ def pack(documents: Documents, tokenizer: PreTrainedTokenizerBase, length: int, 
 
 
 def sequences(packed: Documents, limit: int) -> torch.Tensor:
-    """At most `limit` sequences as one tensor (S, L), for evaluation: spread evenly over a table, the first of a stream."""
+    """At most `limit` sequences (S, L), for evaluation: spread evenly over a table, the first of a stream."""
     taken = (
         packed.take(limit)
         if isinstance(packed, datasets.IterableDataset)

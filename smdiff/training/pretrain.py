@@ -132,7 +132,7 @@ def _generation(init: Checkpoint | None) -> int:
 
 
 def stream_seed(seed: int, generation: int) -> int:
-    """Seed of data order and noise: a run that continues another sees other rows and other masks, not the same again."""
+    """Seed of data order and noise: a run that continues another sees other rows and other masks."""
     return seed + 1_000_033 * generation
 
 

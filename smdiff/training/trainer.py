@@ -107,7 +107,7 @@ class SoftMaskTrainer(Trainer):
             device=x0.device,
         )
         # Dropout, too, depends on (seed, step) and the place in the batch alone.
-        torch.manual_seed((self.stream * 1_000_003 + self.state.global_step) * 4099 + part.start)
+        torch.manual_seed(((self.stream * 1_000_003 + self.state.global_step) * 4099 + part.start) % 2**63)
         loss = negative_elbo(model, x0, draw, self.noise, self.denoiser.mask_id, soft_mask)
         if index == 0:
             self.tokens_seen += c.batch_size * x0.shape[1]

@@ -182,7 +182,9 @@ def test_a_stream_packs_the_same_text_and_never_ends(tmp_path):
     tokenizer = bytes_tokenizer()
     from_stream = pack(stream, tokenizer, 16, "x")
     from_table = pack(table, tokenizer, 16, "x")
-    assert torch.equal(sequences(from_stream, 9), sequences(from_table, 9))
+    assert torch.equal(sequences(from_stream, 9), sequences(from_table, 10**6)[:9])
+    spread = sequences(from_table, 3)
+    assert torch.equal(spread, sequences(from_table, 10**6)[[0, (len(from_table) - 1) // 2, -1]])
     rows = iter(Streamed(from_stream, seed=1, buffer=5))
     drawn = [tuple(next(rows)) for _ in range(2 * len(from_table))]
     expected = sorted(tuple(r) for r in sequences(from_table, 10**6).tolist())
