@@ -24,7 +24,8 @@ def setup(quiet: bool) -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     warnings.filterwarnings("ignore")
-    logging.getLogger("accelerate").setLevel(logging.ERROR)
+    for library in ("accelerate", "huggingface_hub"):
+        logging.getLogger(library).setLevel(logging.ERROR)
     with err.status("loading libraries") if err.is_terminal and not quiet else _nothing():
         import datasets
         import transformers

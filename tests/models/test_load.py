@@ -35,6 +35,10 @@ def test_dit_logits_match_reference(golden, golden_dit):
     torch.testing.assert_close(
         golden_dit.condition(case["sigma_nonzero"]), case["cond_sigma_nonzero"], atol=1e-5, rtol=0
     )
+    blocks, golden_dit.blocks = golden_dit.blocks, golden_dit.blocks[:1]
+    first = golden_dit.encode(golden_dit.vocab_embed(case["ids"]))
+    torch.testing.assert_close(first, case["block0_out_sigma0"], atol=1e-4, rtol=0)
+    golden_dit.blocks = blocks
     table = golden_dit.vocab_embed.embedding
     sparse = (table[case["soft_indices"]] * case["soft_probs"][..., None]).sum(2)
     torch.testing.assert_close(sparse, case["soft_embedding"], atol=1e-5, rtol=0)
