@@ -26,6 +26,8 @@ from smdiff.training.ema import Ema
 
 NOISE = SCHEDULES["log-linear"]
 LIMIT = 1.40
+# The model that `make demo` trains.
+DEMO = {"layers": 2, "batch_size": 16}
 
 
 class Step:
@@ -86,21 +88,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=40)
     arguments = parser.parse_args()
-    config = resolve(PretrainConfig, {"preset": "tiny"}).config
-    print(f"tiny: width {config.hidden_size}, {config.layers} blocks, {torch.get_num_threads()} threads, fp32")
-    print(f"{'two-pass over one-pass step':42}{'two-pass':>11}{'one-pass':>11}{'ratio':>8}")
-    step = Step(config, 1024, config.length, config.batch_size)
-    two, one, ratio = paired(lambda i: step.run(i, True), lambda i: step.run(i, False), arguments.pairs)
-    label = f"vocabulary 1024, {config.batch_size} x {config.length} tokens"
-    print(f"{label:42}{two * 1e3:9.1f}ms{one * 1e3:9.1f}ms{ratio:8.3f}   limit {LIMIT}, floor 1.333")
-    print(f"\n{'one-pass step, logits at':42}{'all':>11}{'masked':>11}{'ratio':>8}")
+    demo = resolve(PretrainConfig, DEMO).config
+    print(f"width {demo.hidden_size}, {torch.get_num_threads()} threads, fp32; medians over {arguments.pairs} pairs")
+    print(f"{'two-pass over one-pass step':50}{'two-pass':>11}{'one-pass':>11}{'ratio':>8}")
+    ratios = []
+    for name, config, vocab_size in (("demo", demo, 258), ("tiny", resolve(PretrainConfig, {}).config, 1024)):
+        step = Step(config, vocab_size, config.length, config.batch_size)
+        two, one, ratio = paired(lambda i: step.run(i, True), lambda i: step.run(i, False), arguments.pairs)  # noqa: B023
+        label = f"{name}: {config.layers} blocks, vocabulary {vocab_size}, {config.batch_size} x {config.length} tokens"
+        print(f"{label:50}{two * 1e3:9.1f}ms{one * 1e3:9.1f}ms{ratio:8.3f}")
+        ratios.append(ratio)
+    print(f"(the demo model's is to be at most {LIMIT}; the floor in FLOPs is 1.333)")
+    config = resolve(PretrainConfig, {}).config
+    print(f"\n{'one-pass step, logits at':50}{'all':>11}{'masked':>11}{'ratio':>8}")
     for vocab_size, rows, pairs in ((4096, 16, arguments.pairs // 2), (50258, 8, max(3, arguments.pairs // 5))):
         step = Step(config, vocab_size, config.length, rows)
         everywhere, masked, saved = paired(step.run_with_all_logits, lambda i: step.run(i, False), pairs)  # noqa: B023
         label = f"vocabulary {vocab_size}, {rows} x {config.length} tokens"
-        print(f"{label:42}{everywhere * 1e3:9.1f}ms{masked * 1e3:9.1f}ms{saved:8.3f}")
-    if ratio > LIMIT:
-        raise SystemExit(f"FAILED: two-pass over one-pass is {ratio:.3f}, above {LIMIT}")
+        print(f"{label:50}{everywhere * 1e3:9.1f}ms{masked * 1e3:9.1f}ms{saved:8.3f}")
+    if ratios[0] > LIMIT:
+        raise SystemExit(f"FAILED: two-pass over one-pass is {ratios[0]:.3f}, above {LIMIT}")
 
 
 if __name__ == "__main__":

@@ -271,9 +271,7 @@ class PretrainConfig:
     log_every: int = option(10, "Steps between two lines of metrics.jsonl", RUN, low=1, high=10**9, run_only=True)
     eval_every: int = option(250, "Steps between two looks at held-out data; 0: only the end", RUN, low=0, high=10**9,
                              run_only=True)  # fmt: skip
-    eval_sequences: int = option(
-        128, "Held-out sequences that training looks at", RUN, low=1, high=10**7, run_only=True
-    )
+    eval_sequences: int = option(128, "Held-out sequences that training looks at", RUN, low=1, high=10**7)
     save_every: int = option(250, "Steps between two checkpoints", RUN, low=1, high=10**9, run_only=True)
     keep: int = option(2, "Checkpoints kept", RUN, low=1, high=10**6, run_only=True)
     report_to: str = option("none", "Trackers that transformers knows (wandb, tensorboard, ...)", RUN, run_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -9,6 +10,7 @@ import typer
 
 from smdiff.cli.options import Json, Quiet
 from smdiff.config import EvalTextConfig, resolve
+from smdiff.errors import UserError
 
 
 def eval_text(
@@ -26,10 +28,15 @@ def eval_text(
 ) -> None:
     """Perplexity of models on the same text: the ELBO bound in one pass and two, with paired differences."""
     config = resolve(EvalTextConfig, flags).config
+    if out is not None and (out.is_dir() or not os.access(out.resolve().parent, os.W_OK)):
+        raise UserError(f"--out {out}", "a JSON file in a folder that exists and can be written is needed")
 
-    from smdiff.cli.render import setup, text_scores
+    from smdiff.cli.render import setup, text_scores, write_out
 
     setup(quiet)
     from smdiff.evaluation.compare import compare
 
-    text_scores(compare(models, config, out), json)
+    result = compare(models, config)
+    text_scores(result, json)
+    if out is not None:
+        write_out(out, result)

@@ -7,10 +7,12 @@ import logging
 import os
 import warnings
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from smdiff.errors import RunFailed
 from smdiff.ui.console import err, note, out, set_quiet
 
 if TYPE_CHECKING:
@@ -63,6 +65,21 @@ def pretrain_plan(plan: dict[str, Any], json: bool) -> None:
     _pairs("plan", [(k.replace("_", " "), f"{v:,}" if isinstance(v, int) else str(v)) for k, v in plan.items()])
 
 
+def write_out(path: Path, result: dict[str, Any]) -> None:
+    """The result as a JSON file; what was printed before is not lost if it cannot be written."""
+    from smdiff.evaluation.results import write_json
+
+    try:
+        write_json(path, result)
+    except OSError as error:
+        raise RunFailed(f"cannot write --out {path}", error.strerror or str(error)) from None
+
+
+def _number(value: float | None, form: str) -> str:
+    """A figure, or a dash where there is none (JSON's null)."""
+    return "-" if value is None else format(value, form)
+
+
 def pretrain_result(result: dict[str, Any], json: bool) -> None:
     """What a run did."""
     if json:
@@ -74,12 +91,13 @@ def pretrain_result(result: dict[str, Any], json: bool) -> None:
         ("tokens", f"{train['tokens']:,} in {train['seconds']:,.0f} s" + (f", {speed:,.0f} a second" if speed else "")),
         (
             "held-out perplexity",
-            f"<= {valid['perplexity']:.3f} ({valid['nll']:.4f} +- {valid['standard_error']:.4f} nats/token, "
+            f"<= {_number(valid['perplexity'], '.3f')} ({_number(valid['nll'], '.4f')} +- "
+            f"{_number(valid['standard_error'], '.4f')} nats/token, "
             f"{valid['sequences']} sequences{', two passes' if soft else ''})",
         ),
     ]
     if soft:
-        rows.append(("same, one pass", f"{valid['nll_one_pass']:.4f} nats/token"))
+        rows.append(("same, one pass", f"{_number(valid['nll_one_pass'], '.4f')} nats/token"))
         rows.append(
             ("soft mask", f"w_s {soft['w_s']:.3f}, w_a {soft['w_a']:.3f}, w_b {soft['w_b']:.3f}, k {soft['k']}")
         )

@@ -1,7 +1,8 @@
 """Corpora: built in, from files, or from the hub, as `datasets` with one document a row.
 
-Held-out data is split off by whole documents (a file, a row), with a fixed seed, so that every run on the same data
-holds out the same documents. A corpus of a single document gives its last part.
+Held-out data is split off by whole documents (a file, a row) and by their content: a document is held out if its hash
+says so. So every run holds out the same documents, also after documents were added, copies never land on both sides,
+and a smaller held-out share is part of a larger one. A corpus of a single document gives its last part.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import hashlib
 import io
 import sysconfig
 import tokenize
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -24,8 +25,8 @@ from smdiff.errors import UserError
 
 Documents: TypeAlias = datasets.Dataset | datasets.IterableDataset
 
-_SPLIT_SEED = 0
-_STREAMED_HELD_OUT = 1000
+# Documents read from a stream to find held-out ones.
+_STREAM_HELD_OUT = 200
 _TEXT_SUFFIXES = (".txt", ".md", ".rst", ".py", ".text", ".tex", ".html", ".c", ".h", ".js", ".java", ".rs", ".go")
 _TABLE_SUFFIXES = {".jsonl": "json", ".json": "json", ".ndjson": "json", ".parquet": "parquet"}
 
@@ -43,6 +44,7 @@ class Corpus:
         name: as the user wrote it.
         documents: all of them, before anything was held out.
         sha256: of all documents in order; None for a stream, which nobody has read to its end.
+        own_split: whether the held-out part is the source's own split.
         default_tokenizer: what suits the data when the user names none.
     """
 
@@ -51,6 +53,7 @@ class Corpus:
     train: Documents
     valid: Documents
     sha256: str | None
+    own_split: bool
     default_tokenizer: str | None = None
 
 
@@ -182,7 +185,13 @@ def _text_column(table: Documents, column: str, source: str) -> Documents:
     names = table.column_names
     if names is None or column in names:
         kept = table.select_columns([column])
-        return kept if column == "text" else kept.rename_column(column, "text")
+        kept = kept if column == "text" else kept.rename_column(column, "text")
+        kind = getattr((kept.features or {}).get("text"), "dtype", "string")
+        if kind not in ("string", "large_string"):
+            raise UserError(
+                f"column {column!r} of {source} is no text", f"it holds {kind}", "Pick one with --text-column."
+            )
+        return kept.cast_column("text", datasets.Value("string"))
     raise UserError(
         f"{source} has no column {column!r}", f"its columns are {', '.join(names)}", "Pick one with --text-column."
     )
@@ -226,19 +235,23 @@ def texts(documents: Documents) -> Iterator[str]:
         yield row["text"]
 
 
-def _hash(documents: Iterable[str]) -> str:
-    digest = hashlib.sha256()
-    for text in documents:
-        digest.update(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest())
-    return digest.hexdigest()
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+
+
+def _draw(text: str) -> float:
+    """A number in [0, 1) from the content of a document."""
+    return int.from_bytes(_digest(text)[:6], "big") / 2**48
 
 
 def _split(documents: datasets.Dataset, fraction: float) -> tuple[datasets.Dataset, datasets.Dataset]:
     """Whole documents held out; a single document is cut once, near the end, at a paragraph if there is one."""
-    if len(documents) > 1:
-        held_out = max(1, round(fraction * len(documents)))
-        parts = documents.train_test_split(test_size=min(held_out, len(documents) - 1), seed=_SPLIT_SEED)
-        return parts["train"], parts["test"]
+    draws = [_draw(text) for text in texts(documents)]
+    if len(set(draws)) > 1:
+        # At least one document on each side.
+        bar = min(max(fraction, min(draws) + 1e-15), max(draws))
+        sides = [[i for i, d in enumerate(draws) if (d < bar) == held_out] for held_out in (False, True)]
+        return documents.select(sides[0]), documents.select(sides[1])
     text = documents[0]["text"]
     cut = int(len(text) * (1 - fraction))
     paragraph = text.find("\n\n", cut)
@@ -252,12 +265,18 @@ _BUILT_IN = {"python-stdlib": _python_sources, "python-docs": _python_docs}
 
 def is_built_in(spec: str) -> bool:
     """Whether `spec` names data that smdiff makes by itself."""
-    return spec in _BUILT_IN or spec == "markov" or spec.startswith("markov:")
+    return spec in _BUILT_IN or _is_markov(spec)
+
+
+def _is_markov(spec: str) -> bool:
+    return spec == "markov" or spec.startswith("markov:")
 
 
 def check_spec(spec: str) -> None:
     """Refuse a data name that cannot work, before anything is loaded: a path that looks like one and is not there."""
-    if spec.startswith("markov"):
+    if not spec:
+        raise UserError("--data is empty", fix="Name built-in data, a file, a folder or a hub dataset.")
+    if _is_markov(spec):
         markov_seed(spec)
     looks_like_path = spec.startswith((".", "/", "~")) or Path(spec).suffix in (
         *_TEXT_SUFFIXES,
@@ -280,11 +299,15 @@ def load_documents(spec: str, column: str = "text", streaming: bool = False) -> 
         return datasets.Dataset.from_dict({"text": texts}), None
     path = Path(spec).expanduser()
     documents, held_out = (_read_files(path, column), None) if path.exists() else _from_hub(spec, column, streaming)
-    if isinstance(documents, datasets.Dataset):
-        documents = documents.filter(lambda text: bool(text and text.strip()), input_columns="text")
-        if len(documents) == 0:
-            raise UserError(f"--data {spec}", "there is no text in it")
+    documents, held_out = _with_text(documents), held_out and _with_text(held_out)
+    if isinstance(documents, datasets.Dataset) and len(documents) == 0:
+        raise UserError(f"--data {spec}", "there is no text in it")
     return documents, held_out
+
+
+def _with_text(documents: Documents) -> Documents:
+    """Without the documents that are empty or null."""
+    return documents.filter(lambda text: bool(text and text.strip()), input_columns="text")
 
 
 def load_corpus(
@@ -295,15 +318,21 @@ def load_corpus(
     column: str = "text",
     streaming: bool = False,
 ) -> Corpus:
-    """Training and held-out documents of `spec`; the held-out ones from `valid_spec` where given."""
-    documents, held_out = load_documents(spec, column, streaming)
-    sha256 = None if isinstance(documents, datasets.IterableDataset) else _hash(documents["text"])
+    """Training and held-out documents of `spec`.
+
+    Held out are the documents of `valid_spec` where given, else the source's own held-out split, else a share.
+    """
+    documents, own = load_documents(spec, column, streaming)
+    stream = isinstance(documents, datasets.IterableDataset)
+    sha256 = None if stream else hashlib.sha256(b"".join(map(_digest, texts(documents)))).hexdigest()
+    train, held_out = documents, own
     if valid_spec is not None:
-        held_out, _ = load_documents(valid_spec, column)
-    if held_out is not None:
-        train = documents
-    elif isinstance(documents, datasets.IterableDataset):
-        train, held_out = documents.skip(_STREAMED_HELD_OUT), documents.take(_STREAMED_HELD_OUT)
-    else:
+        other, split = load_documents(valid_spec, column)
+        held_out = split or other
+    if held_out is None and stream:
+        train = documents.filter(lambda text: _draw(text) >= valid_fraction, input_columns="text")
+        held_out = documents.filter(lambda text: _draw(text) < valid_fraction, input_columns="text")
+        held_out = held_out.take(_STREAM_HELD_OUT)
+    elif held_out is None:
         train, held_out = _split(documents, valid_fraction)
-    return Corpus(spec, documents, train, held_out, sha256, "symbols" if spec.startswith("markov") else None)
+    return Corpus(spec, documents, train, held_out, sha256, own is not None, "symbols" if _is_markov(spec) else None)

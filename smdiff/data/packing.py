@@ -18,11 +18,16 @@ _GROUP = 1000
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> Iterator[list[int]]:
-    """Ids of each text without special tokens."""
-    if tokenizer.is_fast:
-        # Without the offsets and masks that nobody reads here, several times faster.
-        return (e.ids for e in tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False))
-    return iter(tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"])
+    """Ids of each text, whole, with no special tokens: the letters "<|mask|>" in a text are letters."""
+    if not tokenizer.is_fast:
+        encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)
+        return iter(encoded["input_ids"])
+    # The backend alone, without the offsets and masks that nobody reads here, is several times faster.
+    backend = tokenizer.backend_tokenizer
+    backend.encode_special_tokens = True
+    backend.no_truncation()
+    backend.no_padding()
+    return (e.ids for e in backend.encode_batch_fast(texts, add_special_tokens=False))
 
 
 def pack(documents: Documents, tokenizer: PreTrainedTokenizerBase, length: int, name: str) -> Documents:

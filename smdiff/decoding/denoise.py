@@ -46,9 +46,9 @@ def denoise(
     scheduler leaves masked at the end takes its most likely token, which costs one more pass.
     """
     masked = ids == denoiser.mask_id
-    at_start = int(masked.sum())
+    at_start = masked.sum(1)
     denoiser.nfe = 0
-    feedback, scale = None, 1.0
+    feedback, scale = None, torch.ones(())
     for index, (t, s) in enumerate([*scheduler.timesteps(steps), (0.0, 0.0)]):
         if not masked.any():
             return
@@ -61,6 +61,7 @@ def denoise(
         if soft_mask:
             assert denoiser.soft_mask is not None
             feedback = denoiser.soft_mask.observe(logits[still[masked]])
-            scale = progress_scale(soft_mask_schedule, int(still.sum()) / at_start)
+            # Progress is a row's own, so that a text does not depend on its batch.
+            scale = progress_scale(soft_mask_schedule, still.sum(1) / at_start)[:, None].expand_as(still)[still]
         masked = still
         yield Step(index, ids, denoiser.nfe)

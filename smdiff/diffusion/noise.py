@@ -110,5 +110,7 @@ def draw_step(
     generator = torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
     two_pass = bool(torch.rand((), generator=generator) < p_two_pass)
     t = sample_times(torch.rand(rows, generator=generator), t_min, t_max, antithetic)
+    # Shuffled over the rows, or the last micro-batch and the last process would always get the most masks.
+    t = t[torch.randperm(rows, generator=generator)]
     masked = torch.rand(rows, length, generator=generator) < 1 - schedule.alpha(t)[:, None]
     return NoiseDraw(t[part].to(device), masked[part].to(device), two_pass)

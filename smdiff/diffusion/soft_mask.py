@@ -24,7 +24,7 @@ from torch import Tensor, nn
 _FLOOR = 1e-6
 # sigmoid(raw) = w_s is inverted at the start; the paper starts at 0, which means logit(1e-6).
 _MIN_SCALE = 1e-6
-# Below this many elements a plain top-k is as fast as the two-stage one.
+# Width of the blocks whose maxima are searched first.
 _BLOCK = 64
 
 SCHEDULES = ("none", "linear", "step")
@@ -43,10 +43,6 @@ class Feedback:
     logits: Tensor
     indices: Tensor | None
     neg_entropy: Tensor | None
-
-    def __getitem__(self, keep: Tensor) -> Feedback:
-        """The feedback of the positions that `keep` (bool or index, over N) picks."""
-        return Feedback(*(x if x is None else x[keep] for x in (self.logits, self.indices, self.neg_entropy)))
 
 
 def negative_entropy(logits: Tensor) -> Tensor:
@@ -138,31 +134,49 @@ class SoftMask(nn.Module):
         values, indices = top_k(logits, min(self.k, logits.shape[-1]))
         return Feedback(values, indices, negative_entropy(logits))
 
-    def strength(self, neg_entropy: Tensor, scale: float = 1.0) -> Tensor:
+    def strength(self, neg_entropy: Tensor, scale: float | Tensor = 1.0) -> Tensor:
         """lambda for `neg_entropy` of any shape; `scale` multiplies w_s (a schedule over decoding progress)."""
         return scale * self.w_s * torch.sigmoid(self.w_a * (neg_entropy - self.w_b))
 
-    def blend(self, feedback: Feedback, embedding: Tensor, mask_embedding: Tensor, scale: float = 1.0) -> Tensor:
-        """The soft-masked input embeddings (N, D).
+    def embed(
+        self,
+        ids: Tensor,
+        masked: Tensor,
+        feedback: Feedback,
+        table: Tensor,
+        scale: float | Tensor = 1.0,
+    ) -> Tensor:
+        """Input embeddings (B, L, D): of `ids` where visible, the soft-masked blend where `masked`.
 
         Args:
-            feedback: the last prediction at the N masked positions.
-            embedding: (V, D) input embeddings.
-            mask_embedding: (D,) the mask token's row.
-            scale: factor on lambda in [0, 1]; 0 gives the mask's embedding exactly.
+            ids: (B, L) tokens, the mask token where `masked`.
+            masked: (B, L) bool with N true entries.
+            feedback: the last prediction at those N positions, row-major.
+            table: (V, D) input embeddings.
+            scale: factor on lambda in [0, 1], one or (N,); 0 gives the mask's embedding exactly.
         """
         if feedback.indices is None:
             log_p = (feedback.logits / self.temperature).log_softmax(-1)
             p = log_p.exp()
-            strength = self.strength((p * log_p).sum(-1), scale)
-            mixture = p.to(embedding.dtype) @ embedding
-        else:
-            assert feedback.neg_entropy is not None
-            strength = self.strength(feedback.neg_entropy, scale)
-            weights = feedback.logits.softmax(-1).to(embedding.dtype)
-            # One gather-and-sum kernel: the (N, k, D) rows are never materialised.
-            mixture = F.embedding_bag(feedback.indices, embedding, per_sample_weights=weights, mode="sum")
-        return torch.lerp(mask_embedding.expand_as(mixture), mixture, strength[:, None].to(mixture.dtype))
+            strength = self.strength((p * log_p).sum(-1), scale)[:, None].to(table.dtype)
+            plain = F.embedding(ids, table)
+            return plain.masked_scatter(
+                masked[..., None], torch.lerp(plain[masked], p.to(table.dtype) @ table, strength)
+            )
+        assert feedback.neg_entropy is not None
+        strength = self.strength(feedback.neg_entropy, scale)[:, None]
+        # Every position is a bag of weighted rows: a visible one holds its token with weight 1, a masked one the mask
+        # and its k predictions. One gather-and-sum kernel makes all of the input, and one pass its gradient; the
+        # (N, k, D) rows are never materialised.
+        n, k = feedback.indices.shape
+        sizes = 1 + k * masked.flatten()
+        in_mask = masked.flatten().repeat_interleave(sizes, output_size=masked.numel() + n * k)
+        rows = torch.cat([ids[masked][:, None], feedback.indices], 1)
+        weights = torch.cat([1 - strength, strength * feedback.logits.softmax(-1)], 1)
+        rows = ids.flatten().repeat_interleave(sizes, output_size=len(in_mask)).masked_scatter(in_mask, rows)
+        weights = torch.ones_like(rows, dtype=weights.dtype).masked_scatter(in_mask, weights).to(table.dtype)
+        bags = F.embedding_bag(rows, table, sizes.cumsum(0) - sizes, per_sample_weights=weights, mode="sum")
+        return bags.view(*ids.shape, -1)
 
     def values(self) -> dict[str, float]:
         """The scalars as users know them: w_s, w_a, w_b (and the temperature of the full mixture)."""
@@ -184,8 +198,8 @@ class SoftMask(nn.Module):
         return module
 
 
-def progress_scale(schedule: str, masks_left: float, threshold: float = 0.5) -> float:
-    """Factor on lambda over decoding progress (paper, section 5.3).
+def progress_scale(schedule: str, masks_left: Tensor, threshold: float = 0.5) -> Tensor:
+    """Factor on lambda over decoding progress (paper, section 5.3), of the shape of `masks_left`.
 
     Args:
         schedule: "none" (always 1), "linear" (the share of masks left), or "step" (1 while that share is above
@@ -193,9 +207,9 @@ def progress_scale(schedule: str, masks_left: float, threshold: float = 0.5) -> 
         masks_left: masks left over masks at the start, in [0, 1].
     """
     if schedule == "none":
-        return 1.0
+        return torch.ones_like(masks_left)
     if schedule == "linear":
         return masks_left
     if schedule == "step":
-        return float(masks_left > threshold)
+        return (masks_left > threshold).to(masks_left.dtype)
     raise ValueError(f"unknown soft-mask schedule {schedule!r}; known: {', '.join(SCHEDULES)}")

@@ -3,44 +3,65 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
 from smdiff.config import EvalTextConfig, as_dict
 from smdiff.data.corpora import Corpus, Documents, is_built_in, load_corpus
 from smdiff.data.packing import pack, sequences
 from smdiff.errors import UserError
-from smdiff.evaluation.results import read_json, result, write_json
+from smdiff.evaluation.results import read_json, result
 from smdiff.evaluation.text import Elbo, Mean, bytes_per_token, elbo, verdict
 from smdiff.models.load import load
 from smdiff.ui.console import note, track
 
 
-def _trained_on(model: str, corpus: Corpus) -> bool:
-    """Whether `model`, or a run it continues, saw this very data in training."""
-    seen: set[str] = set()
-    folder: str | None = model
+def _lineage(model: str) -> Iterator[dict[str, Any]]:
+    """What run.json says of `model` and of the runs that it continues."""
+    seen: set[Path] = set()
+    folder: Path | None = Path(model).expanduser()
     while folder is not None and folder not in seen:
         seen.add(folder)
-        run = read_json(Path(folder).expanduser() / "run.json") or {}
-        trained = run.get("corpus", {})
-        if trained and (trained.get("name") == corpus.name or trained.get("sha256") == corpus.sha256 is not None):
-            return True
-        folder = run.get("identity", {}).get("init")
-    return False
+        run = read_json(folder / "run.json") or read_json(folder.parent.parent / "run.json") or {}
+        yield run
+        init = run.get("identity", {}).get("init")
+        folder = None if init is None else Path(init).expanduser()
+
+
+def _trained_on(models: list[str], corpus: Corpus) -> list[dict[str, Any]]:
+    """The configurations of the runs behind `models` that trained on this very data."""
+
+    def same(run: dict[str, Any]) -> bool:
+        trained = run.get("corpus") or {}
+        return trained.get("name") == corpus.name or trained.get("sha256") == corpus.sha256 is not None
+
+    return [run["identity"] for model in models for run in _lineage(model) if "identity" in run and same(run)]
 
 
 def _part(models: list[str], config: EvalTextConfig) -> tuple[Documents, str, Corpus]:
-    """The documents to score, and which part of the data they are."""
+    """The documents to score, and which part of the data they are.
+
+    The held-out part is one that every model trained on this data held out too.
+    """
     corpus = load_corpus(config.data, valid_fraction=config.valid_fraction, column=config.text_column)
+    runs = _trained_on(models, corpus)
     split = config.split
     if split == "auto":
-        held_out = is_built_in(config.data) or any(_trained_on(m, corpus) for m in models)
-        split = "held-out" if held_out else "all"
-    return (corpus.valid if split == "held-out" else corpus.documents), split, corpus
+        split = "held-out" if runs or corpus.own_split or is_built_in(config.data) else "all"
+    if split == "all":
+        return corpus.documents, split, corpus
+    if not corpus.own_split and any(run.get("valid_data") for run in runs):
+        raise UserError(
+            f"--data {config.data} has no held-out part", "a model was trained on all of it, with --valid-data",
+            "Score on that data, or on all of this one with --split all.",
+        )  # fmt: skip
+    share = min([config.valid_fraction, *(run["valid_fraction"] for run in runs)])
+    if share < config.valid_fraction:
+        corpus = load_corpus(config.data, valid_fraction=share, column=config.text_column)
+    return corpus.valid, split, corpus
 
 
 def _difference(scores: torch.Tensor, base: torch.Tensor) -> dict[str, Any]:
@@ -50,7 +71,7 @@ def _difference(scores: torch.Tensor, base: torch.Tensor) -> dict[str, Any]:
         "nats": paired.mean,
         "standard_error": paired.standard_error,
         "interval": paired.interval,
-        "perplexity_change": math.expm1(paired.mean),
+        "perplexity_ratio": paired.perplexity,
         "verdict": verdict(paired),
     }
 
@@ -67,31 +88,32 @@ def _row(model: str, passes: int, scores: torch.Tensor, bytes_each: float) -> di
     }
 
 
-def compare(models: list[str], config: EvalTextConfig, out: Path | None = None) -> dict[str, Any]:
+def compare(models: list[str], config: EvalTextConfig) -> dict[str, Any]:
     """Score `models` and return the result: a row for each model and number of passes.
 
     Each row's difference is against the first model's own bound, over the same sequences and masks; models of
     another tokenizer have none, and only bits per byte compare.
 
     Raises:
-        UserError: a model or the data cannot be used, or `out` cannot be written.
+        UserError: a model or the data cannot be used.
     """
-    if out is not None and (out.is_dir() or not out.resolve().parent.is_dir()):
-        raise UserError(f"--out {out}", "a JSON file in a folder that exists is needed")
     loaded = {name: load(name, config.tokenizer) for name in dict.fromkeys(models)}
     note(f"reading {config.data}")
     documents, split, corpus = _part(models, config)
     length = config.length or min(d.backbone.config.max_position_embeddings for d, _, _ in loaded.values())
     rows: list[dict[str, Any]] = []
-    reference: tuple[PreTrainedTokenizerBase, Elbo] | None = None
-    x0 = torch.empty(0)
+    reference: tuple[dict[str, int], Elbo] | None = None
+    packed: list[tuple[dict[str, int], torch.Tensor]] = []  # sequences of each vocabulary
     with track("scoring", len(loaded) * config.limit * config.draws) as tracker:
         for index, (name, (denoiser, tokenizer, remark)) in enumerate(loaded.items()):
             if remark:
                 note(remark)
-            same = reference is not None and reference[0].get_vocab() == tokenizer.get_vocab()
-            if not same:
+            vocabulary = tokenizer.get_vocab()
+            x0 = next((x for v, x in packed if v == vocabulary), None)
+            if x0 is None:
                 x0 = sequences(pack(documents, tokenizer, length, config.data), config.limit)
+                packed.append((vocabulary, x0))
+            same = reference is not None and reference[0] == vocabulary
             bytes_each = bytes_per_token(tokenizer.batch_decode(x0, skip_special_tokens=True), x0.numel())
             found = elbo(
                 denoiser, x0, draws=config.draws, seed=config.seed, batch_size=config.batch_size,
@@ -107,17 +129,17 @@ def compare(models: list[str], config: EvalTextConfig, out: Path | None = None) 
                 elif reference is None and not own_bound:
                     row["difference"] = _difference(scores, found.bound)
                 rows.append(row)
-            reference = reference or (tokenizer, found)
-    summary = result(
+            reference = reference or (vocabulary, found)
+    return result(
         "eval-text",
         as_dict(config),
-        data={"name": corpus.name, "sha256": corpus.sha256, "split": split, "sequences": len(x0), "length": length},
+        data={
+            "name": corpus.name,
+            "sha256": corpus.sha256,
+            "split": split,
+            "sequences": len(packed[0][1]),
+            "length": length,
+        },
         results=rows,
         notes=["perplexities are upper bounds, from the negative ELBO"],
     )
-    if out is not None:
-        try:
-            write_json(out, summary)
-        except OSError as error:
-            raise UserError(f"cannot write --out {out}", error.strerror or str(error)) from None
-    return summary

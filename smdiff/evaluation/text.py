@@ -53,7 +53,7 @@ class Mean:
     @property
     def perplexity(self) -> float:
         """exp of the mean; of a negative ELBO it is an upper bound of the perplexity."""
-        return math.exp(self.mean)
+        return math.exp(self.mean) if self.mean < 700 else math.inf
 
 
 @dataclass(frozen=True)

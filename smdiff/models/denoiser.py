@@ -40,21 +40,23 @@ class Denoiser(nn.Module):
         """V, the mask token included."""
         return self.backbone.config.vocab_size
 
-    def embed(self, ids: Tensor, masked: Tensor, feedback: Feedback | None = None, scale: float = 1.0) -> Tensor:
+    def embed(
+        self, ids: Tensor, masked: Tensor, feedback: Feedback | None = None, scale: float | Tensor = 1.0
+    ) -> Tensor:
         """Input embeddings (B, L, D): of `ids` (B, L), with the blend at `masked` (B, L, bool) if there is feedback.
 
-        `feedback` holds one row for each true entry of `masked`, in row-major order; `scale` multiplies lambda.
+        `feedback` holds one row for each of the N true entries of `masked`, in row-major order; `scale`, one factor or
+        (N,), multiplies lambda.
         """
-        embeddings = self.backbone.vocab_embed(ids)
         if feedback is None:
-            return embeddings
+            return self.backbone.vocab_embed(ids)
         if self.soft_mask is None:
             raise ValueError("feedback was given to a model without soft-mask scalars")
-        table = self.backbone.vocab_embed.embedding
-        blended = self.soft_mask.blend(feedback, table, table[self.mask_id], scale)
-        return embeddings.masked_scatter(masked[..., None], blended.to(embeddings.dtype))
+        return self.soft_mask.embed(ids, masked, feedback, self.backbone.vocab_embed.embedding, scale)
 
-    def hidden(self, ids: Tensor, masked: Tensor, feedback: Feedback | None = None, scale: float = 1.0) -> Tensor:
+    def hidden(
+        self, ids: Tensor, masked: Tensor, feedback: Feedback | None = None, scale: float | Tensor = 1.0
+    ) -> Tensor:
         """Hidden states (N, D) that predict the N masked positions, row-major: one forward pass."""
         self.nfe += 1
         return self.backbone.encode(self.embed(ids, masked, feedback, scale))[masked]
@@ -63,7 +65,9 @@ class Denoiser(nn.Module):
         """Logits (N, V) of hidden states (N, D); the mask token's is -inf."""
         return self.backbone.decode(hidden, forbidden=self.mask_id)
 
-    def forward(self, ids: Tensor, masked: Tensor, feedback: Feedback | None = None, scale: float = 1.0) -> Tensor:
+    def forward(
+        self, ids: Tensor, masked: Tensor, feedback: Feedback | None = None, scale: float | Tensor = 1.0
+    ) -> Tensor:
         """Logits (N, V) at the N masked positions, row-major."""
         return self.logits(self.hidden(ids, masked, feedback, scale))
 

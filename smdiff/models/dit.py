@@ -61,6 +61,7 @@ class DiTConfig(PretrainedConfig):
 
 def _modulated_norm(x: Tensor, weight: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """norm(x) * (1 + scale) + shift, with shift and scale (1 or B, D)."""
+    shift, scale = shift.to(weight.dtype), scale.to(weight.dtype)  # under autocast they come in half precision
     if shift.shape[0] == 1:
         return F.layer_norm(x, weight.shape, weight * (1 + scale[0]), shift[0])
     return F.layer_norm(x, weight.shape, weight) * (1 + scale[:, None]) + shift[:, None]

@@ -190,18 +190,18 @@ def _soft_mask_of(head: dict[str, Tensor]) -> SoftMask | None:
     return SoftMask.from_dict({"k": 3, "raw": raw})
 
 
-def _averaged(loaded: dict[str, Any], tensors: dict[str, Tensor], shape: DiTConfig) -> dict[str, Tensor]:
-    """MDLM's averaged weights (a list in parameter order), which its results come from; else `tensors`."""
+def _averaged(loaded: dict[str, Any], shape: DiTConfig, source: str) -> dict[str, Tensor] | None:
+    """MDLM's averaged weights (a list in parameter order), which its results come from; None where there are none."""
     ema = loaded.get("ema")
     shadow = ema.get("shadow_params") if isinstance(ema, dict) else None
+    if shadow is None:
+        return None
     with torch.device("meta"):
-        names = [n for n, _ in DiT(shape).named_parameters()]
-    if not isinstance(shadow, list) or len(shadow) < len(names):
-        return tensors
-    averaged = dict(zip(names, shadow[: len(names)], strict=True))
-    if any(not isinstance(x, Tensor) or x.shape != tensors[n].shape for n, x in averaged.items() if n in tensors):
-        return tensors
-    return _in_our_names(averaged)
+        parameters = dict(DiT(shape).named_parameters())
+    fits = isinstance(shadow, list) and len(shadow) >= len(parameters)
+    if not fits or any(getattr(x, "shape", None) != p.shape for x, p in zip(shadow, parameters.values(), strict=False)):
+        raise UserError(f"{source} does not fit the model", "its averaged weights (ema) are of another shape")
+    return _in_our_names(dict(zip(parameters, shadow, strict=False)))
 
 
 def _read_mdlm(path: Path, heads: int | None) -> Checkpoint:
@@ -215,7 +215,9 @@ def _read_mdlm(path: Path, heads: int | None) -> Checkpoint:
     frequencies = tensors.pop(_COMPUTED, None)
     head = {n.removeprefix(_HEAD): tensors.pop(n) for n in list(tensors) if n.startswith(_HEAD)}
     shape = _shape_of(tensors, frequencies, heads, str(path))
-    return Checkpoint(str(path), shape, _averaged(loaded, tensors, shape), _soft_mask_of(head))
+    averaged = _averaged(loaded, shape, str(path))
+    note = "" if averaged is None else f"using the averaged weights of {path}"
+    return Checkpoint(str(path), shape, averaged or tensors, _soft_mask_of(head), note=note)
 
 
 def _read_run(folder: Path) -> Checkpoint:
@@ -232,7 +234,9 @@ def _read_run(folder: Path) -> Checkpoint:
             soft_mask = SoftMask.from_dict(stored)
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{folder / 'soft_mask.json'} does not hold the scalars", repr(error)) from None
-    return Checkpoint(str(folder), shape, tensors, soft_mask, folder)
+    run = folder.parent.parent  # of a checkpoint: the tokenizer and run.json are the run's
+    home = run if not _has_tokenizer(folder) and (run / "run.json").exists() else folder
+    return Checkpoint(str(folder), shape, tensors, soft_mask, home)
 
 
 def read_checkpoint(name: str, heads: int | None = None) -> Checkpoint:
@@ -256,7 +260,7 @@ def read_checkpoint(name: str, heads: int | None = None) -> Checkpoint:
     if latest is not None:
         found = _read_run(Path(latest))
         return Checkpoint(
-            name, found.shape, found.tensors, found.soft_mask, path if _has_tokenizer(path) else found.folder,
+            name, found.shape, found.tensors, found.soft_mask, found.folder,
             note=f"{name} is not finished: using {Path(latest).name}",
         )  # fmt: skip
     weights = sorted([*path.glob("*.safetensors"), *path.glob("*.ckpt")])
@@ -287,10 +291,8 @@ def read_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
         raise UserError(f"cannot read the tokenizer in {folder}", _first_line(error)) from None
 
 
-def build(checkpoint: Checkpoint, dropout: float | None = None) -> Denoiser:
+def build(checkpoint: Checkpoint) -> Denoiser:
     """The denoiser of a checkpoint."""
-    if dropout is not None:
-        checkpoint.shape.dropout = dropout
     backbone = DiT(checkpoint.shape)
     load_strictly(backbone, checkpoint.tensors, checkpoint.source)
     return Denoiser(backbone, checkpoint.shape.mask_token_id, checkpoint.soft_mask)

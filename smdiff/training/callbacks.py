@@ -45,6 +45,8 @@ class Metrics(TrainerCallback):
         self._before = 0.0
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        # A resumed state brings the intervals it was saved with; the ones asked for now count.
+        state.compute_steps(args, state.max_steps)
         if not state.is_world_process_zero:
             return
         kept = [r for r in read_metrics(self.path) if r["step"] <= state.global_step]

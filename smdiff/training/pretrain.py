@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import os
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -10,6 +12,7 @@ from typing import Any
 
 import datasets
 import torch
+from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import get_last_checkpoint, set_seed
@@ -38,6 +41,8 @@ _SHAPE = {
     "cond_dim": "cond_dim",
 }
 _FINAL_DRAWS = 8
+# A tokenizer is trained on this many documents at most, so that a stream has an end.
+_TOKENIZER_DOCUMENTS = 100_000
 _OFF = 0.05
 
 
@@ -57,7 +62,7 @@ def _tokenizer(
     spec = config.tokenizer or "bytes"
     if not given and corpus.default_tokenizer is not None:
         spec = corpus.default_tokenizer
-    return make_tokenizer(spec, texts(corpus.train))
+    return make_tokenizer(spec, itertools.islice(texts(corpus.train), _TOKENIZER_DOCUMENTS))
 
 
 def _shape(config: PretrainConfig, tokenizer: PreTrainedTokenizerBase) -> DiTConfig:
@@ -87,14 +92,16 @@ def _from_checkpoint(resolved: Resolved[PretrainConfig], init: Checkpoint, token
 
 
 def _soft_mask(resolved: Resolved[PretrainConfig], init: Checkpoint | None) -> SoftMask | None:
-    """Fresh scalars, or those of a soft-masked checkpoint where no start was given."""
+    """Fresh scalars, or those of a soft-masked checkpoint (with its k) where no others were asked for."""
     config = resolved.config
+    stored = None if init is None else init.soft_mask
     if not config.soft_mask:
+        if init is not None and stored is not None:
+            note(f"without --soft-mask the scalars of {init.source} are dropped: the run is binary")
         return None
-    soft_mask = SoftMask(config.k or None, config.w_s, config.w_a, config.w_b)
-    if init is not None and init.soft_mask is not None and not resolved.given & {"w_s", "w_a", "w_b"}:
-        soft_mask.load_state_dict(init.soft_mask.state_dict(), strict=False)
-    return soft_mask
+    if stored is not None and not resolved.given & {"k", "w_s", "w_a", "w_b"}:
+        return stored
+    return SoftMask(config.k or None, config.w_s, config.w_a, config.w_b)
 
 
 def _fits_in_memory(shape: DiTConfig) -> None:
@@ -147,6 +154,8 @@ def prepare(resolved: Resolved[PretrainConfig]) -> Prepared:
     init = None
     if config.init is not None:
         init = read_checkpoint(config.init, config.heads if "heads" in resolved.explicit else None)
+        if init.note:
+            note(init.note)
     note(f"reading {config.data}")
     corpus = load_corpus(
         config.data,
@@ -177,7 +186,8 @@ def _claim(config: PretrainConfig, prepared: Prepared) -> None:
     """Take the run's folder, and put the tokenizer there, so that an unfinished run can be sampled from too."""
     parameters = sum(p.numel() for p in prepared.denoiser.parameters())
     # Weights, averages and Adam's two moments, for each checkpoint kept and the one being written.
-    size = 4 * 4 * parameters * (config.keep + 1) + 10_000_000
+    there = len(list(prepared.folder.checkpoints.glob("checkpoint-*")))
+    size = 4 * 4 * parameters * max(1, config.keep + 1 - there) + 10_000_000
     corpus = {"name": prepared.corpus.name, "sha256": prepared.corpus.sha256}
     prepared.folder.claim({"corpus": corpus, "generation": prepared.generation}, size)
     try:
@@ -278,33 +288,45 @@ def pretrain(resolved: Resolved[PretrainConfig]) -> dict[str, Any]:
         average.ema = trainer.ema
         try:
             trainer.train(resume_from_checkpoint=latest)
-            _draw_curves(config, prepared)
             if stop.stopped and trainer.state.global_step < config.total_steps:
                 raise Interrupted(
                     f"stopped at step {trainer.state.global_step} of {config.total_steps}",
-                    f"saved in {prepared.folder.checkpoints}", "Run the same command to go on.",
-                )  # fmt: skip
+                    f"saved in {prepared.folder.checkpoints}",
+                    "Run the same command to go on.",
+                )
             _save_model(prepared, trainer)
-        except (MemoryError, RuntimeError) as error:
-            if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "allocate memory" not in str(error):
-                raise
-            raise RunFailed(
-                f"out of memory at step {trainer.state.global_step + 1}",
-                f"a micro-batch is {config.batch_size // config.accumulation} sequences of {config.length}",
-                "Raise --accumulation, or lower --batch-size or --length.",
-            ) from None
-        except OSError as error:
-            raise RunFailed(
-                f"cannot write to {prepared.folder.path}", error.strerror or str(error),
-                "Make room and run the same command to go on from the last checkpoint.",
-            ) from None  # fmt: skip
+        except (MemoryError, RuntimeError, OSError, SafetensorError) as error:
+            raise _explained(error, config, prepared, trainer) from error
+        finally:
+            _draw_curves(config, prepared)
         summary = _summary(config, prepared, trainer, metrics)
     prepared.folder.finish(summary)
     return summary
 
 
+def _explained(error: Exception, config: PretrainConfig, prepared: Prepared, trainer: SoftMaskTrainer) -> Exception:
+    """What went wrong as the user should read it: out of memory, or a file that cannot be written; else as it is."""
+    step = trainer.state.global_step + 1
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):
+        return RunFailed(
+            f"out of memory at step {step}",
+            f"a micro-batch is {config.batch_size // config.accumulation} sequences of {config.length}",
+            "Raise --accumulation, or lower --batch-size or --length.",
+        )
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+    if full or isinstance(error, SafetensorError):
+        reason = getattr(error, "strerror", None) or str(error)
+        go_on = "Make room and run the same command to go on from the last checkpoint."
+        return RunFailed(f"cannot write to {prepared.folder.path} at step {step}", reason, go_on)
+    return error
+
+
 def _draw_curves(config: PretrainConfig, prepared: Prepared) -> None:
+    """The run's picture. A failure is told and stops nothing: the run is worth more than its picture."""
     kind = f"soft-masked, k {config.k}, p_sm {config.p_sm:g}" if config.soft_mask else "binary"
-    records = read_metrics(prepared.folder.metrics)
-    if records:
-        training_curves(records, prepared.folder.path / "curves.png", f"{prepared.folder.path}: {kind}, {config.data}")
+    path = prepared.folder.path
+    try:
+        if records := read_metrics(prepared.folder.metrics):
+            training_curves(records, path / "curves.png", f"{path}: {kind}, {config.data}")
+    except (OSError, ValueError) as error:
+        note(f"no curves.png: {error}")

@@ -19,7 +19,7 @@ from smdiff.data.packing import collate
 from smdiff.diffusion.noise import SCHEDULES, draw_step
 from smdiff.diffusion.objective import negative_elbo
 from smdiff.diffusion.soft_mask import SoftMask
-from smdiff.errors import RunFailed
+from smdiff.errors import RunFailed, UserError
 from smdiff.evaluation.text import Mean, elbo
 from smdiff.models.denoiser import Denoiser
 from smdiff.models.load import load_strictly, read_object, read_tensors
@@ -120,8 +120,8 @@ class SoftMaskTrainer(Trainer):
         self._check_finite("loss", loss)
         return loss
 
-    def _clip_grad_norm(self, model: nn.Module) -> Any:
-        norm = super()._clip_grad_norm(model)
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         self._check_finite("gradient norm", torch.as_tensor(norm))
         return norm
 
@@ -239,9 +239,14 @@ class SoftMaskTrainer(Trainer):
 def training_arguments(config: PretrainConfig, folder: Path, cuda: bool) -> TrainingArguments:
     """The Trainer's own arguments for a run in `folder`."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
+    if config.batch_size % (world * config.accumulation):
+        raise UserError(
+            f"--batch-size {config.batch_size} --accumulation {config.accumulation}",
+            f"the batch does not divide over {world} processes",
+        )
     kinds = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
     bf16 = config.precision == "bf16" or (config.precision == "auto" and cuda and torch.cuda.is_bf16_supported())
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=config.total_steps,
         per_device_train_batch_size=config.batch_size // (world * config.accumulation),
@@ -269,3 +274,6 @@ def training_arguments(config: PretrainConfig, folder: Path, cuda: bool) -> Trai
         disable_tqdm=True,
         ddp_find_unused_parameters=config.soft_mask,
     )
+    # One process drives one device: without a launcher transformers would split each batch over all GPUs by itself.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments

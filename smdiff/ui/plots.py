@@ -22,8 +22,8 @@ def training_curves(records: list[dict[str, Any]], path: Path, title: str) -> No
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    train = [r for r in records if "loss" in r]
-    valid = [r for r in records if "valid_nll" in r]
+    train = [r for r in records if r.get("loss") is not None]
+    valid = [r for r in records if r.get("valid_nll") is not None]
     soft = any("w_s" in r for r in train)
     figure, axes = plt.subplots(1, 3 if soft else 2, figsize=(15 if soft else 10, 3.8), layout="constrained")
     figure.suptitle(title, fontsize=10)

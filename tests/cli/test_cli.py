@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import re
 import subprocess
@@ -6,6 +7,7 @@ import sys
 import pytest
 
 from smdiff.cli import main
+from smdiff.config import PretrainConfig
 
 TRAIN = [
     "pretrain", "--tokenizer", "bytes", "--length", "16", "--hidden-size", "16", "--layers", "1", "--heads", "2",
@@ -97,6 +99,31 @@ def test_eval_text_scores_all_of_data_that_was_not_trained_on(capsys, runs, tmp_
     assert json.loads(printed)["data"]["sequences"] < whole["sequences"]
 
 
+def test_held_out_means_held_out_by_every_model(capsys, runs, text, tmp_path):
+    small = str(tmp_path / "small")
+    assert main([*TRAIN, "--data", text, "--valid-fraction", "0.02", "--out", small]) == 0
+    capsys.readouterr()
+    sizes = []
+    for models in ([str(runs / "binary")], [str(runs / "binary"), small]):
+        _, printed, _ = run(capsys, "eval-text", *models, "--data", text, "--json", "--draws", "1")
+        sizes.append(json.loads(printed)["data"]["sequences"])
+    assert sizes[1] < sizes[0]
+    (tmp_path / "other.txt").write_text("other text " * 50)
+    everything = str(tmp_path / "everything")
+    assert main([*TRAIN, "--data", text, "--valid-data", str(tmp_path / "other.txt"), "--out", everything]) == 0
+    capsys.readouterr()
+    assert "trained on all of it" in refused(capsys, "eval-text", everything, "--data", text)
+
+
+def test_a_finished_run_prints_its_result_again(capsys, text, tmp_path):
+    """Also with one held-out sequence, whose standard error does not exist."""
+    arguments = [*TRAIN, "--data", text, "--out", str(tmp_path / "x")]
+    arguments[arguments.index("--eval-sequences") + 1] = "1"
+    first, again = run(capsys, *arguments), run(capsys, *arguments)
+    assert first[0] == again[0] == 0
+    assert "held-out perplexity" in again[1]
+
+
 def test_models_of_other_tokenizers_compare_by_bytes_only(capsys, runs, text, tmp_path):
     arguments = ["--data", text, "--out", str(tmp_path / "bpe"), "--tokenizer", "bpe:300"]
     assert main([*TRAIN, *arguments]) == 0
@@ -105,6 +132,17 @@ def test_models_of_other_tokenizers_compare_by_bytes_only(capsys, runs, text, tm
         capsys, "eval-text", str(runs / "binary"), str(tmp_path / "bpe"), "--data", text, "--json", "--draws", "2"
     )
     rows = json.loads(printed)["results"]
+    _, printed, _ = run(
+        capsys, "eval-text", str(runs / "binary"), str(tmp_path / "bpe"), str(runs / "soft"), "--data", text,
+        "--json", "--draws", "2",
+    )  # fmt: skip
+    three = json.loads(printed)["results"]
+    assert three[:2] == rows
+    assert "difference" in three[3]
+    _, printed, _ = run(
+        capsys, "eval-text", str(runs / "binary"), str(runs / "soft"), "--data", text, "--json", "--draws", "2"
+    )
+    assert json.loads(printed)["results"][2] == three[3]
     assert "difference" not in rows[1]
     assert rows[1]["bits_per_byte"] < rows[1]["nats"] / 0.6931 < 10
 
@@ -220,5 +258,8 @@ def test_every_option_has_help_with_its_default(capsys):
     code, out, _ = run(capsys, "pretrain", "--help")
     assert code == 0
     text = " ".join(out.replace("\u2502", " ").split())
-    for expected in ("--p-sm", "Default: 0.8", "--soft-mask --no-soft-mask", "markov[:SEED]", "Optimisation"):
+    for field in dataclasses.fields(PretrainConfig):
+        assert f"--{field.name.replace('_', '-')} " in text
+        assert field.metadata["panel"] in text
+    for expected in ("Default: 0.8", "--soft-mask --no-soft-mask", "markov[:SEED]"):
         assert expected in text

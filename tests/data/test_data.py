@@ -24,9 +24,25 @@ def test_standard_library_is_split_by_file():
     train, valid = set(texts(corpus.train)), set(texts(corpus.valid))
     assert len(train) > 300
     assert 0.02 < len(corpus.valid) / (len(corpus.train) + len(corpus.valid)) < 0.08
-    assert not train & {t for t in valid if len(t) > 200}
+    assert not train & valid
     assert any("class JSONDecoder" in t for t in train | valid)
     assert texts(load_corpus("python-stdlib").valid) == texts(corpus.valid)
+
+
+def test_held_out_documents_depend_on_content_alone(tmp_path):
+    rows = [f"document {i}" for i in range(300)]
+
+    def held_out(rows: list[str], fraction: float) -> set[str]:
+        datasets.Dataset.from_dict({"text": rows}).to_parquet(tmp_path / "x.parquet")
+        corpus = load_corpus(str(tmp_path / "x.parquet"), valid_fraction=fraction)
+        assert not set(texts(corpus.valid)) & set(texts(corpus.train))
+        return set(texts(corpus.valid))
+
+    some = held_out(rows, 0.1)
+    assert 15 < len(some) < 50
+    assert held_out([*rows[::-1], *rows[:9], "another"], 0.1) - {"another"} == some
+    assert held_out(rows, 0.05) < some
+    assert len(held_out(rows[:2], 0.01)) == len(held_out(rows[:2], 0.5)) == 1
 
 
 def test_python_docs_are_prose():
@@ -106,6 +122,8 @@ def test_bad_data_is_refused_with_one_line(tmp_path):
         write(tmp_path / "cut.jsonl", rows.encode() + b'{"body": "half'): "cannot read",
         write(tmp_path / "bad.parquet", b"PAR1 not really"): "cannot read",
         table: "its columns are body, title",
+        write(tmp_path / "numbers.jsonl", b'{"text": 3}\n'): "no text",
+        "": "empty",
         "markov:x": "number",
         "nobody/nothing": "not loaded from the hub",
     }
@@ -163,6 +181,18 @@ def test_documents_are_wrapped_with_end_of_text_between():
 
 def packed_numbers(n: int = 10) -> datasets.Dataset:
     return datasets.Dataset.from_dict({"input_ids": [[i, i] for i in range(n)]})
+
+
+@pytest.mark.parametrize("kind", ["fast", "truncating"])
+def test_text_is_encoded_whole_and_marks_in_it_are_letters(kind):
+    tokenizer = bytes_tokenizer()
+    if kind == "truncating":
+        tokenizer.backend_tokenizer.enable_truncation(4)
+    documents = datasets.Dataset.from_dict({"text": ["x <|mask|> <|endoftext|> y"] * 3})
+    packed = sequences(pack(documents, tokenizer, 27, "x"), 9)
+    assert len(packed) == 3
+    assert not (packed == tokenizer.mask_token_id).any()
+    assert (packed == tokenizer.eos_token_id).sum(1).tolist() == [1, 1, 1]
 
 
 def test_training_order_depends_on_seed_and_position_alone():

@@ -92,6 +92,9 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path):
 def test_averaged_weights_of_a_lightning_checkpoint_win(tmp_path):
     dit = small_dit()
     averaged = [p.detach() + 1 for p in dit.parameters()]
+    torch.save({"state_dict": mdlm_tensors(dit, 2), "ema": {"shadow_params": averaged[1:]}}, tmp_path / "x.ckpt")
+    with pytest.raises(UserError, match="averaged weights"):
+        read_checkpoint(str(tmp_path / "x.ckpt"))
     checkpoint = {"state_dict": mdlm_tensors(dit, 2), "ema": {"decay": 0.9999, "shadow_params": averaged}}
     torch.save(checkpoint, tmp_path / "m.ckpt")
     loaded = read_checkpoint(str(tmp_path / "m.ckpt")).tensors
@@ -119,6 +122,18 @@ def test_bare_weights_need_a_tokenizer_that_fits(tmp_path, shared):
         load(str(tmp_path / "m.safetensors"))
     with pytest.raises(UserError, match="50258 ids.*the model has 99"):
         load(str(tmp_path / "n.safetensors"), gpt2)
+
+
+def test_half_precision_under_autocast(denoiser):
+    ids = torch.randint(0, 36, (2, 9))
+    masked = torch.rand(2, 9) < 0.6
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = denoiser(ids.masked_fill(masked, 36), masked)
+        soft = denoiser(ids.masked_fill(masked, 36), masked, denoiser.soft_mask.observe(logits))
+    soft[:, :36].float().sum().backward()
+    expected = denoiser(ids.masked_fill(masked, 36), masked)
+    torch.testing.assert_close(logits[:, :36].float(), expected[:, :36], atol=0.2, rtol=0.1)
+    assert all(torch.isfinite(p.grad).all() for p in denoiser.parameters() if p.grad is not None)
 
 
 def damaged(tensors: dict[str, torch.Tensor], how: str) -> dict[str, torch.Tensor]:

@@ -76,14 +76,18 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(train, tmp_path, 
     assert whole["valid"] == resumed["valid"]
     assert whole["train"]["forward_passes"] == resumed["train"]["forward_passes"]
     lines = [[json.loads(line) for line in (tmp_path / d / "metrics.jsonl").open()] for d in ("whole", "cut")]
-    drop = {"seconds", "grad_norm"}
+    drop = {"seconds"}
     for a, b in zip(*lines, strict=True):
         assert {k: v for k, v in a.items() if k not in drop} == {k: v for k, v in b.items() if k not in drop}
 
 
 def test_accumulation_does_not_change_the_result(train, tmp_path):
+    logs = []
     for n in (1, 4):
         train(f"acc{n}", accumulation=n, dropout=0.0, soft_mask=True)
+        records = [json.loads(line) for line in (tmp_path / f"acc{n}" / "metrics.jsonl").open()]
+        logs.append([(r["loss"], r["grad_norm"]) for r in records if "loss" in r])
+    torch.testing.assert_close(torch.tensor(logs[0]), torch.tensor(logs[1]), atol=1e-4, rtol=1e-4)
     a, b = weights(tmp_path / "acc1"), weights(tmp_path / "acc4")
     for name in a:
         torch.testing.assert_close(a[name], b[name], atol=1e-5, rtol=1e-4)
@@ -205,9 +209,43 @@ def test_nan_stops_and_keeps_the_last_good_checkpoint(train, tmp_path, monkeypat
 def test_infinite_gradient_never_reaches_the_weights(train, monkeypatch):
     from transformers import Trainer
 
-    monkeypatch.setattr(Trainer, "_clip_grad_norm", lambda self, model: torch.tensor(torch.inf))
-    with pytest.raises(RunFailed, match="gradient norm is inf at step 1.*none yet"):
-        train()
+    monkeypatch.setattr(Trainer, "_get_grad_norm", lambda self, model, grad_norm=None: torch.tensor(torch.inf))
+    for clip in (1.0, 0.0):
+        with pytest.raises(RunFailed, match="gradient norm is inf at step 1.*none yet"):
+            train(f"clip{clip}", clip=clip)
+
+
+def test_a_checkpoint_folder_is_a_model_and_a_start(train, tmp_path):
+    train("base", soft_mask=True, k=1)
+    checkpoint = str(tmp_path / "base" / "checkpoints" / "checkpoint-4")
+    denoiser, tokenizer, _ = load(checkpoint)
+    assert len(tokenizer) == denoiser.vocab_size == 258
+    flags = {**TINY, "data": "python-docs", "init": checkpoint, "soft_mask": True, "out": str(tmp_path / "x")}
+    prepared = prepare(resolve(PretrainConfig, flags))
+    assert prepared.generation == 1
+    assert prepared.denoiser.soft_mask.k == 1  # the checkpoint's, as no other was asked for
+
+
+def test_new_intervals_count_for_a_resumed_run(train, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        kill_at(patch, 5)
+        with pytest.raises(Killed):
+            train()
+    train(log_every=4, keep=5, save_every=1)
+    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
+    assert [r["step"] for r in records if "loss" in r] == [1, 2, 3, 4, 8]
+    assert len(list((tmp_path / "run" / "checkpoints").iterdir())) == 5
+
+
+def test_a_failing_picture_does_not_cost_the_run(train, tmp_path, monkeypatch):
+    from smdiff.training import pretrain as module
+
+    def fail(*arguments):
+        raise ValueError("no picture today")
+
+    monkeypatch.setattr(module, "training_curves", fail)
+    assert train()["train"]["steps"] == 8
+    assert (tmp_path / "run" / "model.safetensors").exists()
 
 
 def test_a_failed_save_leaves_the_earlier_checkpoint_and_can_go_on(train, tmp_path, monkeypatch):
