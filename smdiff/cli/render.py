@@ -44,7 +44,7 @@ class _nothing:
 
 
 def _json(value: Any) -> None:
-    from smdiff.evaluation.results import dumps
+    from smdiff.files import dumps
 
     print(dumps(value))
 
@@ -67,7 +67,7 @@ def pretrain_plan(plan: dict[str, Any], json: bool) -> None:
 
 def write_out(path: Path, result: dict[str, Any]) -> None:
     """The result as a JSON file; what was printed before is not lost if it cannot be written."""
-    from smdiff.evaluation.results import write_json
+    from smdiff.files import write_json
 
     try:
         write_json(path, result)
@@ -109,7 +109,7 @@ def pretrain_result(result: dict[str, Any], json: bool) -> None:
 
 def samples(texts: Iterable[Text], json: bool) -> None:
     """Texts as they come."""
-    from smdiff.evaluation.results import dumps
+    from smdiff.files import dumps
 
     for text in texts:
         if json:

@@ -6,13 +6,15 @@ from typing import Annotated, Any
 
 import typer
 
-from smdiff.cli.options import Json, Quiet
+from smdiff.cli.options import Quiet
 from smdiff.config import SampleConfig, resolve
 
 
 def sample(
     model: Annotated[str, typer.Argument(help="Run folder, or weights in MDLM's layout.", show_default=False)],
-    json: Json = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object a line.", rich_help_panel="Output")
+    ] = False,
     quiet: Quiet = False,
     **flags: Any,
 ) -> None:

@@ -13,8 +13,9 @@ from smdiff.config import EvalTextConfig, as_dict
 from smdiff.data.corpora import Corpus, Documents, is_built_in, load_corpus
 from smdiff.data.packing import pack, sequences
 from smdiff.errors import UserError
-from smdiff.evaluation.results import read_json, result
+from smdiff.evaluation.results import result
 from smdiff.evaluation.text import Elbo, Mean, bytes_per_token, elbo, verdict
+from smdiff.files import read_json
 from smdiff.models.load import load
 from smdiff.ui.console import note, track
 

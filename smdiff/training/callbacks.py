@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from smdiff.evaluation.results import dumps, write_whole
+from smdiff.files import dumps, write_whole
 from smdiff.training.ema import Ema
 from smdiff.ui.console import Tracker
 

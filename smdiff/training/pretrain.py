@@ -23,7 +23,8 @@ from smdiff.data.packing import Shuffled, Streamed, pack, sequences
 from smdiff.data.tokenizers import load_tokenizer, make_tokenizer
 from smdiff.diffusion.soft_mask import SoftMask
 from smdiff.errors import Interrupted, RunFailed, UserError
-from smdiff.evaluation.results import read_json, result
+from smdiff.evaluation.results import result
+from smdiff.files import read_json
 from smdiff.models.denoiser import Denoiser
 from smdiff.models.dit import DiT, DiTConfig
 from smdiff.models.load import Checkpoint, load_strictly, read_checkpoint, read_tokenizer

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from smdiff.errors import RunFailed, UserError
-from smdiff.evaluation.results import read_json, write_json
+from smdiff.files import read_json, write_json
 
 _SHOWN = 4
 

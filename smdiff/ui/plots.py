@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from smdiff.evaluation.results import write_whole
+from smdiff.files import write_whole
 
 
 def _smoothed(values: list[float], share: float = 0.05) -> list[float]:

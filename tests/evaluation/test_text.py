@@ -6,8 +6,8 @@ import torch
 from smdiff.data.corpora import MarkovChain
 from smdiff.diffusion.noise import SCHEDULES, draw_step
 from smdiff.diffusion.objective import negative_elbo
-from smdiff.evaluation.results import dumps, write_whole
 from smdiff.evaluation.text import Mean, bytes_per_token, elbo, mask_draws, verdict
+from smdiff.files import dumps, write_whole
 from smdiff.models.denoiser import Denoiser
 from tests.conftest import small_dit
 
