@@ -113,6 +113,7 @@ def _read_toml(text: str, source: str, known: set[str]) -> dict[str, Any]:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{source} is not valid TOML", str(error)) from None
+    values = {key.replace("-", "_"): value for key, value in values.items()}
     for key in values:
         if key not in known:
             raise UserError(f"unknown key {key!r} in {source}", fix=nearest(key, known))

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from smdiff.errors import UserError
+
 
 def _finite(value: Any) -> Any:
     """JSON has no NaN: a figure that does not exist becomes null."""
@@ -42,9 +44,17 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON object, or None if there is no readable one."""
+    """A JSON object, or None if there is no such file.
+
+    Raises:
+        UserError: the file is there and holds none; to take it for missing would lose what it guards.
+    """
     try:
         value = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    return value if isinstance(value, dict) else None
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path}", str(error), "Restore it, or choose another folder.") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is not a JSON object", fix="Restore it, or choose another folder.")
+    return value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import os
 import warnings
 from collections.abc import Iterable
@@ -33,7 +34,7 @@ def setup(quiet: bool) -> None:
         import transformers
 
         datasets.disable_progress_bars()
-        datasets.logging.set_verbosity_error()
+        datasets.logging.set_verbosity(logging.CRITICAL)
         transformers.utils.logging.disable_progress_bar()
 
 
@@ -77,7 +78,7 @@ def write_out(path: Path, result: dict[str, Any]) -> None:
 
 def _number(value: float | None, form: str) -> str:
     """A figure, or a dash where there is none (JSON's null)."""
-    return "-" if value is None else format(value, form)
+    return "-" if value is None or not math.isfinite(value) else format(value, form)
 
 
 def pretrain_result(result: dict[str, Any], json: bool) -> None:
@@ -146,7 +147,7 @@ def text_scores(result: dict[str, Any], json: bool) -> None:
             row["model"],
             str(row["passes"]),
             f"{row['perplexity_bound']:.3f}",
-            f"{row['nats']:.4f} +- {row['standard_error']:.4f}",
+            f"{row['nats']:.4f} +- {_number(row['standard_error'], '.4f')}",
             f"{row['bits_per_byte']:.4f}",
             change,
         )

@@ -129,7 +129,7 @@ def load_strictly(module: torch.nn.Module, tensors: dict[str, Tensor], source: s
         more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
         raise UserError(
             f"{source} does not fit the model", "; ".join(wrong[:_SHOWN]) + more,
-            "Leave out --preset and the model's options to take its shape from the checkpoint.",
+            "In training, leave out --preset, --tokenizer and the shape's options to take the checkpoint's own.",
         )  # fmt: skip
     module.load_state_dict(tensors)
 

@@ -14,6 +14,7 @@ import datasets
 import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
+from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import get_last_checkpoint, set_seed
 
@@ -105,6 +106,15 @@ def _soft_mask(resolved: Resolved[PretrainConfig], init: Checkpoint | None) -> S
     return SoftMask(config.k or None, config.w_s, config.w_a, config.w_b)
 
 
+def _check_trackers(config: PretrainConfig) -> None:
+    """Refuse a tracker that transformers does not know or that is not installed."""
+    try:
+        for tracker in get_reporting_integration_callbacks([] if config.report_to == "none" else [config.report_to]):
+            tracker()  # says so if its package is missing
+    except (ValueError, ImportError, RuntimeError) as error:
+        raise UserError(f"--report-to {config.report_to}", str(error).rstrip(".")) from None
+
+
 def _fits_in_memory(shape: DiTConfig) -> None:
     """Refuse a network whose weights, averages, gradients and moments exceed the machine, before it is made."""
     with torch.device("meta"):
@@ -152,6 +162,7 @@ def prepare(resolved: Resolved[PretrainConfig]) -> Prepared:
     """
     config = resolved.config
     folder = RunFolder(out_folder(config), identity(config), config.resume)
+    _check_trackers(config)
     init = None
     if config.init is not None:
         init = read_checkpoint(config.init, config.heads if "heads" in resolved.explicit else None)
@@ -168,6 +179,8 @@ def prepare(resolved: Resolved[PretrainConfig]) -> Prepared:
     tokenizer = _tokenizer(config, "tokenizer" in resolved.given, init, corpus, folder.path)
     packed = pack(corpus.train, tokenizer, config.length, config.data)
     valid = sequences(pack(corpus.valid, tokenizer, config.length, "the held-out data"), config.eval_sequences)
+    if config.soft_mask and config.k >= len(tokenizer):
+        raise UserError(f"--k {config.k}", f"the vocabulary has {len(tokenizer)} tokens", "0 mixes all of them.")
     set_seed(config.seed)
     _fits_in_memory(_shape(config, tokenizer) if init is None else init.shape)
     backbone = DiT(_shape(config, tokenizer)) if init is None else _from_checkpoint(resolved, init, tokenizer)

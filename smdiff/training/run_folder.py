@@ -47,7 +47,7 @@ class RunFolder:
                     f"--out {path} holds a run with another configuration", "; ".join(changed[:_SHOWN]) + more,
                     "Choose another folder, or the old options to go on.",
                 )  # fmt: skip
-        elif (path / "config.json").exists() or (path / "model.safetensors").exists():
+        elif any((path / name).exists() for name in ("config.json", "model.safetensors", "checkpoints")):
             raise UserError(f"--out {path} holds a model that is no run of smdiff", fix="Choose another folder.")
         self._facts = stored or {"identity": identity}
 

@@ -160,7 +160,7 @@ def test_dry_run_prints_the_plan_and_trains_nothing(capsys, text, tmp_path):
 
 def test_config_file_and_precedence(capsys, text, tmp_path):
     file = tmp_path / "run.toml"
-    file.write_text(f'data = "{text}"\nsteps = 77\nlr = 1\n')
+    file.write_text(f'data = "{text}"\nsteps = 77\nhidden-size = 16\nlr = 1\n')
     code, printed, _ = run(
         capsys, *[a for a in TRAIN if a not in ("--steps", "4")], "--config", str(file), "--dry-run", "--json",
         "--out", str(tmp_path / "x"),

@@ -189,6 +189,25 @@ def test_another_configuration_or_other_data_in_the_folder_is_refused(train, tmp
     assert same(before, weights(tmp_path / "run"))
 
 
+def test_a_broken_run_json_is_refused_and_not_taken_for_a_new_folder(train, tmp_path):
+    train()
+    (tmp_path / "run" / "run.json").write_text("{")
+    with pytest.raises(UserError, match=r"cannot read .*run\.json"):
+        train(lr=0.01)
+    (tmp_path / "run" / "run.json").unlink()
+    with pytest.raises(UserError, match="no run of smdiff"):
+        train(lr=0.01)
+
+
+def test_trackers_and_k_are_checked(train):
+    with pytest.raises(UserError, match="--report-to nosuch"):
+        train(report_to="nosuch")
+    with pytest.raises(UserError, match="--report-to wandb.*installed"):
+        train(report_to="wandb")
+    with pytest.raises(UserError, match="258 tokens"):
+        train(soft_mask=True, k=258)
+
+
 def test_nan_stops_and_keeps_the_last_good_checkpoint(train, tmp_path, monkeypatch):
     original = SoftMaskTrainer.compute_loss
 
