@@ -100,10 +100,10 @@ class SoftMask(nn.Module):
         self.k = k
         scale = min(max(w_s, _MIN_SCALE), 1 - _MIN_SCALE)
         self.raw_scale = nn.Parameter(torch.tensor(math.log(scale / (1 - scale))))
-        self.raw_steepness = nn.Parameter(torch.tensor(math.log(math.expm1(w_a))))
-        self.raw_centre = nn.Parameter(torch.tensor(math.log(math.expm1(-w_b))))
+        self.raw_steepness = nn.Parameter(torch.tensor(math.log(math.expm1(max(w_a - _FLOOR, _FLOOR)))))
+        self.raw_centre = nn.Parameter(torch.tensor(math.log(math.expm1(max(-w_b - _FLOOR, _FLOOR)))))
         if k is None:
-            self.raw_temperature = nn.Parameter(torch.tensor(math.log(math.expm1(temperature))))
+            self.raw_temperature = nn.Parameter(torch.tensor(math.log(math.expm1(max(temperature - _FLOOR, _FLOOR)))))
 
     @property
     def w_s(self) -> Tensor:

@@ -40,12 +40,12 @@ def test_coding_head_and_schedules_match_reference(golden):
     masked = ids == mask_id
     for run in case.info["head_runs"] + case.info["util_runs"]:
         k = k_of(run)
-        soft_mask = SoftMask(k=k, w_s=run["scale"], w_a=run["steep"], w_b=run["centre"], temperature=run["temp"])
+        e = run.get("effective") or {**run, "steepness": run["steep"], "temperature": run["temp"]}
+        soft_mask = SoftMask(k, e["scale"], e["steepness"], e["centre"], e["temperature"])
         schedule = {"none": "none", "linear": "linear", "stepwise": "step"}[run.get("schedule", "none")]
         scale = progress_scale(schedule, torch.tensor(run.get("t", 1.0)))
         blended = soft_mask.embed(ids, masked, soft_mask.observe(case["logits"][masked]), table, scale).detach()
-        # Our three scalars carry the floor of 1e-6 that the reference's inference helper does not.
-        torch.testing.assert_close(blended, case[f"{run['name']}.blended"], atol=4e-6, rtol=0)
+        torch.testing.assert_close(blended, case[f"{run['name']}.blended"], atol=2e-6, rtol=0)
 
 
 def random_logits(n: int, v: int, seed: int = 0) -> torch.Tensor:
