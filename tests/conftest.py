@@ -12,11 +12,13 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from smdiff.diffusion.soft_mask import SoftMask
+from smdiff.models.causal import load_causal
 from smdiff.models.denoiser import Denoiser
 from smdiff.models.dit import DiT, DiTConfig
+from smdiff.models.load import read_object
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -98,3 +100,37 @@ def small_dit(vocab_size: int = 37, seed: int = 0, **shape: Any) -> DiT:
 def denoiser() -> Denoiser:
     """A small soft-masked denoiser with random weights and an open gate."""
     return Denoiser(small_dit(), mask_id=36, soft_mask=SoftMask(k=3, w_s=0.7, w_a=1.0, w_b=-2.0))
+
+
+def names(case: str) -> Path:
+    """The JSON of a golden case, which need not be there."""
+    return SHARED / "golden" / f"{case}.json"
+
+
+def reference_folder(golden, folder: Path, case: str, model_type: str) -> Path:
+    """A checkpoint folder as its authors publish it: their config.json and their tensor names."""
+    weights = golden(case)
+    save_file(weights.tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(weights.info["config"] | {"model_type": model_type}))
+    return folder
+
+
+@pytest.fixture
+def dream(golden, tmp_path):
+    """A Dream with golden weights through the ordinary loader; like the reference, it may predict masks."""
+
+    def load(case: str) -> Denoiser:
+        folder = reference_folder(golden, tmp_path, case, "Dream")
+        backbone, shift = load_causal(folder, read_object(folder / "config.json"), torch.float32)
+        assert shift
+        return Denoiser(backbone, 200, shift=shift, forbidden=())
+
+    return load
+
+
+@pytest.fixture
+def llada(golden, tmp_path) -> Denoiser:
+    """The golden LLaDA through the ordinary loader."""
+    folder = reference_folder(golden, tmp_path, "llada_weights", "llada")
+    backbone, shift = load_causal(folder, read_object(folder / "config.json"), torch.float32)
+    return Denoiser(backbone, 200, shift=shift, forbidden=())

@@ -58,8 +58,8 @@ def train_bpe(texts: Iterable[str], size: int) -> PreTrainedTokenizerFast:
     return _wrapped(tokenizer)
 
 
-def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """A tokenizer from a folder or the hub, with a mask token added if it has none."""
+def load_tokenizer(name: str, mask_id: int | None = None) -> PreTrainedTokenizerBase:
+    """A tokenizer from a folder or the hub; if it has no mask token, `mask_id` becomes it, or else one is added."""
     folder = Path(name).expanduser()
     try:
         if folder.is_dir() and not (folder / "tokenizer_config.json").exists() and (folder / "merges.txt").exists():
@@ -75,7 +75,9 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         ) from None  # fmt: skip
     if tokenizer.eos_token_id is None:
         raise UserError(f"--tokenizer {name}", "it has no end-of-text token, which separates documents")
-    if tokenizer.mask_token_id is None:
+    if tokenizer.mask_token_id is None and mask_id is not None:
+        tokenizer.mask_token = tokenizer.convert_ids_to_tokens(mask_id)
+    elif tokenizer.mask_token_id is None:
         tokenizer.add_special_tokens({"mask_token": MASK})
     return tokenizer
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from smdiff.decoding.sampling import Noise
-from smdiff.decoding.schedulers import Scheduler, State
-from smdiff.diffusion.soft_mask import progress_scale
+from smdiff.decoding.blocks import Block
+from smdiff.decoding.sampling import Filtered, Noise
+from smdiff.decoding.schedulers import Move, Scheduler, State
+from smdiff.diffusion.prediction import Prediction
+from smdiff.diffusion.soft_mask import Memory, progress_scale
+from smdiff.models.cache import BlockCache
 from smdiff.models.denoiser import Denoiser
 
 
@@ -21,12 +25,46 @@ class Step:
     Attributes:
         index: 0 for the first step.
         ids: (B, L) tokens after the step.
+        masked: (B, L) bool, what is still to fill.
+        confidence: (B, L) the probability of each token when it was revealed; 0 at masks and given tokens.
         nfe: forward passes so far.
+        where: (B, L) bool, the N positions that this step predicted.
+        prediction: at those positions.
     """
 
     index: int
     ids: Tensor
+    masked: Tensor
+    confidence: Tensor
     nfe: int
+    where: Tensor
+    prediction: Prediction
+
+
+@dataclass(frozen=True)
+class Options:
+    """How the loop runs, whatever the scheduler.
+
+    Attributes:
+        soft_mask: feed predictions back into the positions that stay masked.
+        soft_mask_schedule: factor on lambda over progress: none, linear or step.
+        cache: what is kept between the steps of a block: "none", "prefix" (all before it) or "dual" (also all after).
+        refresh: steps between two passes over everything; 0 makes one at the start of each block.
+        guidance: classifier-free, 0 for none: away from what the model says without the prompt. Doubles the passes.
+        stop: end-of-text ids; a row is done when everything before its first one is decided.
+        suppress_stop: end-of-text is not drawn in so many first new positions.
+        overlap: with shifted logits, compute the position before the block too, which predicts its first. False is what
+            Fast-dLLM does; only comparisons with it use that.
+    """
+
+    soft_mask: bool = False
+    soft_mask_schedule: str = "none"
+    cache: str = "none"
+    refresh: int = 0
+    guidance: float = 0.0
+    stop: Sequence[int] = ()
+    suppress_stop: int = 0
+    overlap: bool = True
 
 
 @torch.no_grad()
@@ -36,32 +74,157 @@ def denoise(
     scheduler: Scheduler,
     steps: int,
     noise: Noise,
-    soft_mask: bool = False,
-    soft_mask_schedule: str = "none",
+    options: Options | None = None,
+    *,
+    blocks: Sequence[Block] | None = None,
+    valid: Tensor | None = None,
 ) -> Iterator[Step]:
-    """Fill the masks of `ids` (B, L) in `steps` steps, yielding the state after each (paper, section 3.4).
+    """Fill the masks of `ids` (B, L), yielding the state after each step (paper, section 3.4).
 
-    The first step sees plain masks. With `soft_mask`, every later one sees, at the positions that stayed masked,
-    the blend made from the step before. A step without any mask left costs nothing and is skipped. What the
-    scheduler leaves masked at the end takes its most likely token, which costs one more pass.
+    The first step sees plain masks. With soft-masking, every later one sees, at the positions that stayed masked, the
+    blend made from the last prediction there. What the scheduler leaves masked at the end of a block takes its
+    most likely token, which costs one more pass.
+
+    Args:
+        steps: over all blocks; schedulers that take as many as they need ignore it.
+        blocks: columns to fill one after the other; by default all at once.
+        valid: (B, L, bool) false at left padding; None for none.
     """
-    masked = ids == denoiser.mask_id
-    at_start = masked.sum(1)
-    denoiser.nfe = 0
-    feedback, scale = None, torch.ones(())
-    for index, (t, s) in enumerate([*scheduler.timesteps(steps), (0.0, 0.0)]):
-        if not masked.any():
-            return
-        logits = denoiser(ids, masked, feedback, scale)
-        if index < steps:
-            ids = scheduler.step(State(ids, masked, t, s, noise), logits)
-        else:
-            ids = ids.masked_scatter(masked, logits.argmax(-1))
-        still = ids == denoiser.mask_id
-        if soft_mask:
-            assert denoiser.soft_mask is not None
-            feedback = denoiser.soft_mask.observe(logits[still[masked]])
+    run = _Run(denoiser, ids, scheduler, noise, options or Options(), valid)
+    for block in blocks or [Block(0, ids.shape[1], steps)]:
+        yield from run.fill(block)
+
+
+@dataclass
+class _Run:
+    """The state of one call: what is written, and what each position last heard."""
+
+    denoiser: Denoiser
+    ids: Tensor
+    scheduler: Scheduler
+    noise: Noise
+    options: Options
+    valid: Tensor | None
+
+    def __post_init__(self) -> None:
+        self.denoiser.nfe = 0
+        self.index = 0
+        device = self.ids.device
+        self.writable = self.ids == self.denoiser.mask_id
+        self.masked = self.writable
+        self.at_start = self.masked.sum(1)
+        self.confidence = torch.zeros(self.ids.shape, device=device)
+        self.memory = Memory(self.ids.shape, device)
+        self.stop = torch.tensor(list(self.options.stop), dtype=torch.long, device=device)
+        self.unstoppable = self.writable & (self.writable.cumsum(1) <= self.options.suppress_stop)
+
+    def fill(self, block: Block) -> Iterator[Step]:
+        """All steps of one block."""
+        cache = None
+        last = (0.0, 0.0)  # whatever is left takes its most likely token
+        for index, (t, s) in enumerate(itertools.chain(self.scheduler.timesteps(block.steps), [last])):
+            inside = torch.zeros_like(self.masked)
+            inside[:, block.start : block.end] = True
+            active, deciding = self.masked & inside, index < block.steps or self.scheduler.adaptive
+            if not active.any() and not (self.scheduler.remasks and deciding):
+                return
+            cache = self._cache(block, index, cache)
+            state = State(
+                self.ids, active, self.writable & inside, self.confidence, index, block.steps, t, s, self.noise
+            )
+            where = self.scheduler.plan(state) if deciding else active
+            asked = self._asked(where, active, cache)
+            prediction = self._predict(asked, cache)
+            mine = prediction if asked is where else prediction[where[asked]]
+            move = self.scheduler.step(state, where, mine) if deciding else Move(where, *Filtered(mine).greedy())
+            self._apply(move, asked, prediction)
+            yield Step(self.index, self.ids, self.masked, self.confidence, self.denoiser.nfe, asked, prediction)
+            self.index += 1
+
+    def _cache(self, block: Block, index: int, cache: BlockCache | None) -> BlockCache | None:
+        """The cache of this step's pass: a new one where it is time for a full pass, narrowed in between."""
+        every = self.options.refresh
+        if self.options.cache == "none":
+            return None
+        if cache is None or (every and index % every == 0):
+            return BlockCache()
+        start = max(block.start - (self.denoiser.shift and self.options.overlap), 0)
+        cache.narrow(start, None if self.options.cache == "prefix" else block.end)
+        return cache
+
+    def _asked(self, where: Tensor, active: Tensor, cache: BlockCache | None) -> Tensor:
+        """The positions to predict: what the scheduler needs, and with soft-masking all that may stay masked.
+
+        Feedback outside the block is renewed by passes over everything only; the keys and values that the cache holds
+        were made with it.
+        """
+        if not self.options.soft_mask:
+            return where
+        return self.masked if cache is None or cache.window == slice(0, None) else active
+
+    def _predict(self, asked: Tensor, cache: BlockCache | None) -> Prediction:
+        """One pass, or two with guidance, over the rows that have something to predict; none if no row has."""
+        rows = asked.any(1)
+        if not rows.any():
+            return Prediction(torch.zeros(0, self.denoiser.vocab_size, device=self.ids.device))
+        if cache is not None:
+            rows = torch.ones_like(rows)
+        logits = self._logits(self.ids, asked, rows, cache)
+        if self.options.guidance:
+            blind = self.ids.masked_fill(~self.writable, self.denoiser.mask_id)
+            logits = torch.lerp(self._logits(blind, asked, rows, None), logits, 1 + self.options.guidance)
+            logits.index_fill_(-1, self.denoiser.forbidden, -torch.inf)
+        if len(self.stop) and self.options.suppress_stop:
+            early = self.unstoppable[asked].nonzero()
+            logits[early, self.stop] = -torch.inf
+        return Prediction(logits)
+
+    def _logits(self, ids: Tensor, asked: Tensor, rows: Tensor, cache: BlockCache | None) -> Tensor:
+        """Logits (N, V) at `asked`, from the `rows` (B, bool) of `ids`."""
+        feedback, scale, blended = None, 1.0, self.memory.known & rows[:, None]
+        if cache is not None:
+            blended = blended & _columns(blended, cache.window)
+        if blended.any():
+            feedback = self.memory.read(blended)
             # Progress is a row's own, so that a text does not depend on its batch.
-            scale = progress_scale(soft_mask_schedule, still.sum(1) / at_start)[:, None].expand_as(still)[still]
-        masked = still
-        yield Step(index, ids, denoiser.nfe)
+            left = self.masked.sum(1) / self.at_start.clamp(min=1)
+            scale = progress_scale(self.options.soft_mask_schedule, left)[:, None].expand_as(blended)[blended]
+        valid = None if self.valid is None else self.valid[rows]
+        return self.denoiser(
+            ids[rows], asked[rows], feedback, scale, blended=blended[rows], valid=valid, cache=cache
+        )  # fmt: skip
+
+    def _apply(self, move: Move, asked: Tensor, prediction: Prediction) -> None:
+        """Write what was decided; keep what was predicted where it was not."""
+        before = self.ids
+        self.ids = before.masked_scatter(move.revealed, move.tokens)
+        self.confidence = self.confidence.masked_scatter(move.revealed, move.confidence.float())
+        if move.remasked is not None:
+            self.ids = self.ids.masked_fill(move.remasked, self.denoiser.mask_id)
+            self.confidence = self.confidence.masked_fill(move.remasked, 0.0)
+        self.masked = self.writable & (self.ids == self.denoiser.mask_id)
+        self._stop_rows()
+        if self.options.soft_mask and self.denoiser.soft_mask is not None:
+            still = self.masked[asked]
+            self.memory.write(asked & self.masked, self.denoiser.soft_mask.observe(prediction)[still])
+            if move.remasked is not None:
+                self.memory.write_certain(move.remasked, before[move.remasked])
+            self.memory.known &= self.masked
+
+    def _stop_rows(self) -> None:
+        """Fill what follows the first end-of-text of a row, once all before it is decided."""
+        if not len(self.stop) or self.scheduler.remasks:
+            return
+        ends = torch.isin(self.ids, self.stop) & self.writable
+        after = ends.cumsum(1) > 0
+        done = ends.any(1) & ~(self.masked & ~after).any(1)
+        rest = self.masked & done[:, None]
+        self.ids = self.ids.masked_fill(rest, int(self.stop[0]))
+        self.masked = self.masked & ~rest
+
+
+def _columns(like: Tensor, window: slice) -> Tensor:
+    """(L,) true at the columns of `window`."""
+    columns = torch.zeros(like.shape[1], dtype=torch.bool, device=like.device)
+    columns[window] = True
+    return columns

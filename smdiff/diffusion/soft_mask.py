@@ -20,12 +20,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from smdiff.diffusion.prediction import Prediction
+
 # Keeps softplus and its negative away from exactly 0, as in the reference's heads, so that their exported values agree.
 _FLOOR = 1e-6
 # sigmoid(raw) = w_s is inverted at the start; the paper starts at 0, which means logit(1e-6).
 _MIN_SCALE = 1e-6
-# Width of the blocks whose maxima are searched first.
-_BLOCK = 64
 
 SCHEDULES = ("none", "linear", "step")
 
@@ -44,37 +44,9 @@ class Feedback:
     indices: Tensor | None
     neg_entropy: Tensor | None
 
-
-def negative_entropy(logits: Tensor) -> Tensor:
-    """sum p log p in nats over the last axis of `logits` (N, V), p = softmax(logits): (N,), at most 0.
-
-    Written with one exponential; entries of -inf (a forbidden token) count as p = 0.
-    """
-    shifted = logits - logits.amax(-1, keepdim=True)
-    p = shifted.exp()
-    total = p.sum(-1)
-    return (p * shifted.clamp(min=-1e4)).sum(-1) / total - total.log()
-
-
-def top_k(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest entries of each row of (N, V) and their indices, in falling order.
-
-    The k largest entries lie in the k blocks with the largest maxima, so a fast maximum over blocks followed by a
-    top-k among k blocks is exact and about twice as fast as torch.topk on a CPU.
-    """
-    n, v = logits.shape
-    blocks = v // _BLOCK
-    if logits.device.type != "cpu" or blocks <= 4 * k or n == 0:
-        values, indices = logits.topk(k)
-        return values, indices
-    body = logits[:, : blocks * _BLOCK].view(n, blocks, _BLOCK)
-    best = body.amax(-1).topk(k).indices
-    candidates = body.gather(1, best[..., None].expand(-1, -1, _BLOCK)).flatten(1)
-    tail = logits[:, blocks * _BLOCK :]  # the vocabulary need not be a multiple of the block
-    values, where = torch.cat([candidates, tail], 1).topk(k)
-    block = best.gather(1, (where // _BLOCK).clamp(max=k - 1))
-    indices = torch.where(where < k * _BLOCK, block * _BLOCK + where % _BLOCK, blocks * _BLOCK + where - k * _BLOCK)
-    return values, indices
+    def __getitem__(self, rows: Tensor) -> Feedback:
+        """The feedback of some of the positions: `rows` is (N,) bool."""
+        return Feedback(*(None if x is None else x[rows] for x in (self.logits, self.indices, self.neg_entropy)))
 
 
 class SoftMask(nn.Module):
@@ -125,14 +97,15 @@ class SoftMask(nn.Module):
         """Temperature of the full mixture, > 0."""
         return F.softplus(self.raw_temperature) + _FLOOR
 
-    def observe(self, logits: Tensor) -> Feedback:
-        """Reduce a prediction (N, V) to what the next input needs. Without gradient."""
-        logits = logits.detach().float()
+    def observe(self, prediction: Prediction | Tensor) -> Feedback:
+        """Reduce a prediction, or its logits (N, V), to what the next input needs. Without gradient."""
+        if isinstance(prediction, Tensor):
+            prediction = Prediction(prediction.detach())
         if self.k is None:
             # A forbidden token's -inf would turn the temperature's gradient into NaN.
-            return Feedback(logits.clamp(min=-1e6), None, None)
-        values, indices = top_k(logits, min(self.k, logits.shape[-1]))
-        return Feedback(values, indices, negative_entropy(logits))
+            return Feedback(prediction.logits.float().clamp(min=-1e6), None, None)
+        values, indices = prediction.top(self.k)
+        return Feedback(values, indices, prediction.statistics()[1])
 
     def strength(self, neg_entropy: Tensor, scale: float | Tensor = 1.0) -> Tensor:
         """lambda for `neg_entropy` of any shape; `scale` multiplies w_s (a schedule over decoding progress)."""
@@ -196,6 +169,40 @@ class SoftMask(nn.Module):
             for name, parameter in module.named_parameters():
                 parameter.fill_(float(stored["raw"][name]))
         return module
+
+
+class Memory:
+    """The last prediction at every position of a batch, for the positions that have one.
+
+    A position is forgotten when its token is decided, and has no feedback until it is predicted again: it then
+    enters as the plain mask.
+    """
+
+    def __init__(self, shape: torch.Size, device: torch.device) -> None:
+        self.known = torch.zeros(shape, dtype=torch.bool, device=device)
+        self._grids: list[Tensor] = []
+
+    def write(self, where: Tensor, feedback: Feedback) -> None:
+        """Keep `feedback`, whose N rows belong to the N true entries of `where` (B, L, bool), row-major."""
+        parts = [x for x in (feedback.logits, feedback.indices, feedback.neg_entropy) if x is not None]
+        if not self._grids:
+            self._grids = [x.new_zeros(*where.shape, *x.shape[1:]) for x in parts]
+        for grid, part in zip(self._grids, parts, strict=True):
+            grid[where] = part
+        self.known |= where
+
+    def write_certain(self, where: Tensor, tokens: Tensor) -> None:
+        """Keep certainty about `tokens` (N,): what a visible position predicts of itself (SUBS carries it over)."""
+        logits = torch.full_like(self._grids[0][where], -1e6)
+        if len(self._grids) == 1:
+            return self.write(where, Feedback(logits.scatter(1, tokens[:, None], 0.0), None, None))
+        logits[:, 0] = 0.0
+        self.write(where, Feedback(logits, tokens[:, None].expand_as(logits), logits.new_zeros(len(tokens))))
+
+    def read(self, where: Tensor) -> Feedback:
+        """Feedback of the true entries of `where`, which must all be known."""
+        parts = [grid[where] for grid in self._grids]
+        return Feedback(*parts) if len(parts) == 3 else Feedback(parts[0], None, None)
 
 
 def progress_scale(schedule: str, masks_left: Tensor, threshold: float = 0.5) -> Tensor:

@@ -1,13 +1,16 @@
-"""A network as a denoiser: ids and feedback in, logits at masked positions out. Every forward pass is counted."""
+"""A network as a denoiser: ids and feedback in, logits where they are wanted out. Every forward pass is counted."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from smdiff.diffusion.soft_mask import Feedback, SoftMask
+from smdiff.models.cache import BlockCache
 from smdiff.models.dit import DiT
 
 
@@ -15,61 +18,123 @@ class Denoiser(nn.Module):
     """Wraps a backbone and, if it has them, its soft-mask scalars.
 
     Args:
-        backbone: the network.
-        mask_id: id of the mask token, which is never predicted.
+        backbone: a DiT, or a `transformers` causal model whose configuration says `is_causal = False`.
+        mask_id: id of the mask token.
         soft_mask: the three scalars, or None for a binary model.
+        shift: the output at a position predicts the next one (models adapted from causal ones, such as Dream);
+            position 0 is predicted by its own output.
+        forbidden: ids that are never predicted; by default the mask alone. A test passes () to compare with code that
+            lets a model predict masks.
 
     Attributes:
         nfe: forward passes of the network since it was last set to 0 (a pass over a batch counts one).
     """
 
-    def __init__(self, backbone: DiT, mask_id: int, soft_mask: SoftMask | None = None) -> None:
+    forbidden: Tensor
+
+    def __init__(
+        self,
+        backbone: PreTrainedModel,
+        mask_id: int,
+        soft_mask: SoftMask | None = None,
+        shift: bool = False,
+        forbidden: Sequence[int] | None = None,
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.soft_mask = soft_mask
         self.mask_id = mask_id
+        self.shift = shift
+        ids = torch.tensor([mask_id] if forbidden is None else list(forbidden), dtype=torch.long)
+        self.register_buffer("forbidden", ids.to(self.table.device), persistent=False)
         self.nfe = 0
+
+    @property
+    def table(self) -> Tensor:
+        """(V, D) input embeddings."""
+        return self.backbone.get_input_embeddings().weight
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.backbone.vocab_embed.embedding.device
+        return self.table.device
 
     @property
     def vocab_size(self) -> int:
         """V, the mask token included."""
-        return self.backbone.config.vocab_size
+        return len(self.table)
+
+    @property
+    def max_length(self) -> int:
+        """The longest text that the model was made for, in tokens."""
+        return self.backbone.config.max_position_embeddings
 
     def embed(
-        self, ids: Tensor, masked: Tensor, feedback: Feedback | None = None, scale: float | Tensor = 1.0
+        self, ids: Tensor, blended: Tensor, feedback: Feedback | None = None, scale: float | Tensor = 1.0
     ) -> Tensor:
-        """Input embeddings (B, L, D): of `ids` (B, L), with the blend at `masked` (B, L, bool) if there is feedback.
+        """Input embeddings (B, L, D): of `ids` (B, L), with the blend at `blended` (B, L, bool) if there is feedback.
 
-        `feedback` holds one row for each of the N true entries of `masked`, in row-major order; `scale`, one factor or
+        `feedback` holds one row for each of the N true entries of `blended`, in row-major order; `scale`, one factor or
         (N,), multiplies lambda.
         """
         if feedback is None:
-            return self.backbone.vocab_embed(ids)
+            return nn.functional.embedding(ids, self.table)
         if self.soft_mask is None:
             raise ValueError("feedback was given to a model without soft-mask scalars")
-        return self.soft_mask.embed(ids, masked, feedback, self.backbone.vocab_embed.embedding, scale)
+        return self.soft_mask.embed(ids, blended, feedback, self.table, scale)
 
     def hidden(
-        self, ids: Tensor, masked: Tensor, feedback: Feedback | None = None, scale: float | Tensor = 1.0
+        self,
+        ids: Tensor,
+        where: Tensor,
+        feedback: Feedback | None = None,
+        scale: float | Tensor = 1.0,
+        *,
+        blended: Tensor | None = None,
+        valid: Tensor | None = None,
+        cache: BlockCache | None = None,
     ) -> Tensor:
-        """Hidden states (N, D) that predict the N masked positions, row-major: one forward pass."""
+        """Hidden states (N, D) that predict the N true entries of `where` (B, L, bool), row-major: one forward pass.
+
+        Args:
+            ids: (B, L) tokens.
+            feedback, scale: as in `embed`, for `blended`.
+            blended: (B, L, bool) positions with feedback; by default `where`.
+            valid: (B, L, bool) false at left padding, which nothing attends to and no position counts; None for none.
+            cache: keys and values of an earlier pass; only its window is computed, and all else is taken from it.
+        """
         self.nfe += 1
-        return self.backbone.encode(self.embed(ids, masked, feedback, scale))[masked]
+        blended = where if blended is None else blended
+        window = slice(None) if cache is None else cache.window
+        positions = torch.arange(ids.shape[1], device=ids.device)[None]
+        if valid is not None:
+            positions = (valid.cumsum(1) - 1).clamp(min=0)
+        x = self.embed(ids[:, window], blended[:, window], feedback, scale)
+        batch, column = where.nonzero(as_tuple=True)
+        if self.shift:
+            first = 0 if valid is None else valid.int().argmax(1)[batch]
+            column = (column - 1).clamp(min=first)
+        return self._encode(x, positions[:, window], valid, cache)[batch, column - (window.start or 0)]
+
+    def _encode(self, x: Tensor, positions: Tensor, valid: Tensor | None, cache: BlockCache | None) -> Tensor:
+        if isinstance(self.backbone, DiT):
+            return self.backbone.encode(x, None, valid, positions, cache)
+        return self.backbone.base_model(
+            inputs_embeds=x, attention_mask=valid, position_ids=positions, past_key_values=cache,
+            use_cache=cache is not None,
+        ).last_hidden_state  # fmt: skip
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Logits (N, V) of hidden states (N, D); the mask token's is -inf."""
-        return self.backbone.decode(hidden, forbidden=self.mask_id)
+        """Logits (N, V) of hidden states (N, D); forbidden ids have -inf."""
+        if isinstance(self.backbone, DiT):
+            return self.backbone.decode(hidden, forbidden=self.forbidden)
+        return self.backbone.get_output_embeddings()(hidden).index_fill_(-1, self.forbidden, -torch.inf)
 
     def forward(
-        self, ids: Tensor, masked: Tensor, feedback: Feedback | None = None, scale: float | Tensor = 1.0
+        self, ids: Tensor, where: Tensor, feedback: Feedback | None = None, scale: float | Tensor = 1.0, **context
     ) -> Tensor:
-        """Logits (N, V) at the N masked positions, row-major."""
-        return self.logits(self.hidden(ids, masked, feedback, scale))
+        """Logits (N, V) at the N true entries of `where`, row-major; arguments as in `hidden`."""
+        return self.logits(self.hidden(ids, where, feedback, scale, **context))
 
     def save(self, folder: Path) -> None:
         """Write the weights as a `transformers` folder (safetensors), and `soft_mask.json` beside them."""

@@ -15,7 +15,7 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, Cache, PretrainedConfig, PreTrainedModel
 
 _FREQUENCIES = 256
 
@@ -94,6 +94,11 @@ class _Embedding(nn.Module):
         super().__init__()
         self.embedding = nn.Parameter(torch.empty(vocab_size, dim))
 
+    @property
+    def weight(self) -> Tensor:
+        """(V, D), under the name that other embeddings have."""
+        return self.embedding
+
     def forward(self, ids: Tensor) -> Tensor:
         return F.embedding(ids, self.embedding)
 
@@ -113,10 +118,10 @@ class _TimestepEmbedder(nn.Module):
         return self.mlp(features.to(self.mlp[0].weight.dtype))
 
 
-def _rotary(length: int, head_dim: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """cos and sin of the rotary angles (RoFormer, base 10,000): two (length, head_dim / 2) tensors."""
-    frequencies = 10_000 ** (-torch.arange(0, head_dim, 2, dtype=torch.float32, device=device) / head_dim)
-    angles = torch.arange(length, dtype=torch.float32, device=device)[:, None] * frequencies
+def _rotary(positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
+    """cos and sin of the rotary angles (RoFormer, base 10,000) of positions (..., L): two (..., L, head_dim / 2)."""
+    frequencies = 10_000 ** (-torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device) / head_dim)
+    angles = positions[..., None].float() * frequencies
     return angles.cos(), angles.sin()
 
 
@@ -129,10 +134,10 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 class _Block(nn.Module):
     """Attention and MLP, each with a modulated norm before and a gate after."""
 
-    def __init__(self, config: DiTConfig) -> None:
+    def __init__(self, config: DiTConfig, index: int) -> None:
         super().__init__()
         dim = config.hidden_size
-        self.heads, self.dropout = config.num_attention_heads, config.dropout
+        self.index, self.heads, self.dropout = index, config.num_attention_heads, config.dropout
         self.norm1 = _Norm(dim)
         self.attn_qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.attn_out = nn.Linear(dim, dim, bias=False)
@@ -140,13 +145,23 @@ class _Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(approximate="tanh"), nn.Linear(4 * dim, dim))
         self.adaLN_modulation = _ZeroLinear(config.cond_dim, 6 * dim)
 
-    def forward(self, x: Tensor, condition: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        condition: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        attend: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
         shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(condition).chunk(6, -1)
         b, length, dim = x.shape
         qkv = self.attn_qkv(_modulated_norm(x, self.norm1.weight, shift1, scale1))
         q, k, v = qkv.view(b, length, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
         cos, sin = (r.to(q.dtype) for r in rotary)
-        attended = F.scaled_dot_product_attention(_rotate(q, cos, sin), _rotate(k, cos, sin), v)
+        q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
+        if cache is not None:
+            k, v = cache.update(k, v, self.index)
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=attend)
         attended = _gated_linear(self.attn_out, attended.transpose(1, 2).reshape(b, length, dim), gate1)
         x = x + F.dropout(attended, self.dropout, self.training)
         wide = self.mlp[1](self.mlp[0](_modulated_norm(x, self.norm2.weight, shift2, scale2)))
@@ -178,7 +193,7 @@ class DiT(PreTrainedModel):
         super().__init__(config)
         self.vocab_embed = _Embedding(config.vocab_size, config.hidden_size)
         self.sigma_map = _TimestepEmbedder(config.cond_dim)
-        self.blocks = nn.ModuleList(_Block(config) for _ in range(config.num_hidden_layers))
+        self.blocks = nn.ModuleList(_Block(config, i) for i in range(config.num_hidden_layers))
         self.output_layer = _OutputLayer(config)
         self.post_init()
 
@@ -204,26 +219,44 @@ class DiT(PreTrainedModel):
             sigma = torch.zeros(1, device=self.vocab_embed.embedding.device)
         return F.silu(self.sigma_map(sigma))
 
-    def encode(self, embeddings: Tensor, sigma: Tensor | None = None) -> Tensor:
-        """Run the blocks over input embeddings (B, L, D) -> hidden states (B, L, D)."""
+    def encode(
+        self,
+        embeddings: Tensor,
+        sigma: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+    ) -> Tensor:
+        """Run the blocks over input embeddings (B, L, D) -> hidden states (B, L, D).
+
+        Args:
+            sigma: (B,) as in MDLM; None is no time conditioning.
+            attention_mask: (B, K) true where a key may be seen; None where all may. K = L without a cache.
+            position_ids: (B or 1, L) positions; None counts from 0.
+            past_key_values: takes the keys and values of each block, and says which ones to attend to.
+        """
         condition = self.condition(sigma)
-        head_dim = self.config.hidden_size // self.config.num_attention_heads
-        rotary = _rotary(embeddings.shape[1], head_dim, embeddings.device)
+        if position_ids is None:
+            position_ids = torch.arange(embeddings.shape[1], device=embeddings.device)
+        cos, sin = _rotary(position_ids, self.config.hidden_size // self.config.num_attention_heads)
+        if cos.dim() == 3:
+            cos, sin = cos[:, None], sin[:, None]  # (B, 1, L, head_dim / 2): one set of angles for all heads
+        attend = None if attention_mask is None else attention_mask[:, None, None, :].bool()
         x = embeddings
         for block in self.blocks:
-            x = block(x, condition, rotary)
+            x = block(x, condition, (cos, sin), attend, past_key_values)
         return x
 
-    def decode(self, hidden: Tensor, sigma: Tensor | None = None, forbidden: int | None = None) -> Tensor:
+    def decode(self, hidden: Tensor, sigma: Tensor | None = None, forbidden: Tensor | None = None) -> Tensor:
         """Logits (..., V) of hidden states: any (..., D) rows without time conditioning, (B, L, D) with `sigma` (B,).
 
-        `forbidden` names a token whose logit becomes -inf; done in the bias, where it costs nothing.
+        `forbidden` holds ids whose logits become -inf; done in the bias, where it costs nothing.
         """
         layer = self.output_layer
         shift, scale = layer.adaLN_modulation(self.condition(sigma)).chunk(2, -1)
         bias = layer.linear.bias
         if forbidden is not None:
-            bias = bias.index_fill(0, torch.tensor(forbidden, device=bias.device), -torch.inf)
+            bias = bias.index_fill(0, forbidden, -torch.inf)
         return F.linear(_modulated_norm(hidden, layer.norm_final.weight, shift, scale), layer.linear.weight, bias)
 
     def forward(

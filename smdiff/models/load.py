@@ -1,17 +1,19 @@
-"""One way in: a run folder, or a checkpoint in MDLM's layout. Strict about every tensor; nothing is executed."""
+"""One way in: a run folder, MDLM's layout, a Dream, a LLaDA, a hub name. Strict about every tensor; runs no code."""
 
 from __future__ import annotations
 
 import collections
 import json
 import pickle
+import re
 import types
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -21,6 +23,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from smdiff.data.tokenizers import load_tokenizer
 from smdiff.diffusion.soft_mask import SoftMask
 from smdiff.errors import UserError
+from smdiff.models.causal import load_causal
 from smdiff.models.denoiser import Denoiser
 from smdiff.models.dit import DiT, DiTConfig
 
@@ -71,13 +74,13 @@ def read_pickled_checkpoint(path: Path) -> dict[str, Any]:
     try:
         loaded = torch.load(path, map_location="cpu", pickle_module=inert_pickle, weights_only=False)
     except Exception as error:  # whatever a broken or hostile file makes the reader say
-        raise UserError(f"cannot read {path}", _first_line(error)) from None
+        raise UserError(f"cannot read {path}", first_line(error)) from None
     if not isinstance(loaded, dict):
         raise UserError(f"cannot read {path}", "it holds no dictionary of tensors")
     return loaded
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
@@ -91,7 +94,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"cannot read {path}", _first_line(error)) from None
+        raise UserError(f"cannot read {path}", first_line(error)) from None
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -220,6 +223,17 @@ def _read_mdlm(path: Path, heads: int | None) -> Checkpoint:
     return Checkpoint(str(path), shape, averaged or tensors, _soft_mask_of(head), note=note)
 
 
+def read_soft_mask(folder: Path) -> SoftMask | None:
+    """The scalars in a folder; None where there are none."""
+    path = folder / "soft_mask.json"
+    if not path.exists():
+        return None
+    try:
+        return SoftMask.from_dict(read_object(path))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} does not hold the scalars", repr(error)) from None
+
+
 def _read_run(folder: Path) -> Checkpoint:
     """A folder that smdiff wrote: a finished run, or one of its checkpoints."""
     shape = DiTConfig.from_dict(read_object(folder / "config.json"))
@@ -227,20 +241,43 @@ def _read_run(folder: Path) -> Checkpoint:
     ema = folder / "ema.safetensors"
     if ema.exists():
         tensors |= read_tensors(ema)
-    soft_mask = None
-    if (folder / "soft_mask.json").exists():
-        stored = read_object(folder / "soft_mask.json")
-        try:
-            soft_mask = SoftMask.from_dict(stored)
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{folder / 'soft_mask.json'} does not hold the scalars", repr(error)) from None
+    soft_mask = read_soft_mask(folder)
     run = folder.parent.parent  # of a checkpoint: the tokenizer and run.json are the run's
     home = run if not _has_tokenizer(folder) and (run / "run.json").exists() else folder
     return Checkpoint(str(folder), shape, tensors, soft_mask, home)
 
 
+def local_path(name: str) -> Path:
+    """Where the files of `name` are: a path as it is; a hub name (owner/model) after the download, if it is needed.
+
+    Raises:
+        UserError: no such path, and no such name on the hub or no network.
+    """
+    path = Path(name).expanduser()
+    if path.exists():
+        return path
+    fix = "Give a run's --out folder, a checkpoint, or a name on the hub (owner/model)."
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith("."):
+        raise UserError(f"no model at {name}", "no such file or folder", fix)
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]))
+    except Exception as error:  # whatever the network layer below says
+        raise UserError(f"no model at {name}", f"no such folder, nor on the hub: {first_line(error)}", fix) from None
+
+
+def _is_dit(folder: Path) -> bool:
+    config = folder / "config.json"
+    return config.exists() and read_object(config).get("model_type") == DiTConfig.model_type
+
+
+def _is_causal(folder: Path) -> bool:
+    """Whether a folder holds a `transformers` model other than ours; MDLM's own kind counts as bare weights."""
+    config = folder / "config.json"
+    return config.exists() and read_object(config).get("model_type") not in (None, "mdlm", DiTConfig.model_type)
+
+
 def read_checkpoint(name: str, heads: int | None = None) -> Checkpoint:
-    """Whatever `name` is: a run folder (finished or not), a checkpoint folder, or a file or folder of MDLM weights.
+    """A DiT: a run folder (finished or not), a checkpoint folder, or a file, folder or hub name with MDLM weights.
 
     Args:
         heads: attention heads, for bare weights that do not tell.
@@ -248,13 +285,10 @@ def read_checkpoint(name: str, heads: int | None = None) -> Checkpoint:
     Raises:
         UserError: missing, unreadable, or of no known kind.
     """
-    path = Path(name).expanduser()
+    path = local_path(name)
     if path.is_file():
         return _read_mdlm(path, heads)
-    if not path.is_dir():
-        raise UserError(f"no model at {name}", "no such file or folder", "Give a run's --out folder or a checkpoint.")
-    config = path / "config.json"
-    if config.exists() and read_object(config).get("model_type") == DiTConfig.model_type:
+    if _is_dit(path):
         return _read_run(path)
     latest = get_last_checkpoint(path / "checkpoints") if (path / "checkpoints").is_dir() else None
     if latest is not None:
@@ -264,7 +298,8 @@ def read_checkpoint(name: str, heads: int | None = None) -> Checkpoint:
             note=f"{name} is not finished: using {Path(latest).name}",
         )  # fmt: skip
     weights = sorted([*path.glob("*.safetensors"), *path.glob("*.ckpt")])
-    if len(weights) == 1:
+    if len(weights) == 1 and not _is_causal(path):
+        config = path / "config.json"
         stated = read_object(config).get("n_heads") if config.exists() else None
         return _read_mdlm(weights[0], heads or stated)
     raise UserError(
@@ -288,7 +323,7 @@ def read_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(folder)
     except Exception as error:  # malformed files make it raise nearly anything
-        raise UserError(f"cannot read the tokenizer in {folder}", _first_line(error)) from None
+        raise UserError(f"cannot read the tokenizer in {folder}", first_line(error)) from None
 
 
 def build(checkpoint: Checkpoint) -> Denoiser:
@@ -298,25 +333,83 @@ def build(checkpoint: Checkpoint) -> Denoiser:
     return Denoiser(backbone, checkpoint.shape.mask_token_id, checkpoint.soft_mask)
 
 
-def load(
-    name: str, tokenizer_name: str | None = None, device: str | torch.device | None = None
-) -> tuple[Denoiser, PreTrainedTokenizerBase, str]:
-    """A model ready to sample from or score: the denoiser in eval mode, its tokenizer, and a note ("" if none).
+class Model(NamedTuple):
+    """A model ready to sample from or score.
 
-    Args:
-        tokenizer_name: a folder or hub name, for weights that carry no tokenizer.
+    Attributes:
+        denoiser: in evaluation mode.
+        tokenizer: with a mask token.
+        note: something the user should know; "" if nothing.
     """
+
+    denoiser: Denoiser
+    tokenizer: PreTrainedTokenizerBase
+    note: str = ""
+
+
+def _without_token(vocab_size: int, mask_id: int, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids that must never be drawn: the mask's, and those that stand for no token (Dream has 397)."""
+    known = set(tokenizer.get_vocab().values())
+    return [i for i in range(vocab_size) if i not in known or i == mask_id]
+
+
+def _load_dit(name: str, tokenizer_name: str | None) -> Model:
     checkpoint = read_checkpoint(name)
+    shape = checkpoint.shape
     if checkpoint.folder is None and tokenizer_name is not None:
         tokenizer = load_tokenizer(tokenizer_name)
-        if len(tokenizer) != checkpoint.shape.vocab_size or tokenizer.mask_token_id != checkpoint.shape.mask_token_id:
+        if len(tokenizer) != shape.vocab_size or tokenizer.mask_token_id != shape.mask_token_id:
             raise UserError(
                 f"--tokenizer {tokenizer_name} does not fit {name}",
                 f"it has {len(tokenizer)} ids with the mask at {tokenizer.mask_token_id}, the model has "
-                f"{checkpoint.shape.vocab_size} with the mask at {checkpoint.shape.mask_token_id}",
+                f"{shape.vocab_size} with the mask at {shape.mask_token_id}",
             )
     else:
         tokenizer = read_tokenizer(checkpoint)
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return build(checkpoint).to(device).eval(), tokenizer, checkpoint.note
+    return Model(build(checkpoint), tokenizer, checkpoint.note)
+
+
+def _load_causal(name: str, folder: Path, tokenizer_name: str | None, dtype: torch.dtype | None) -> Model:
+    backbone, shift = load_causal(folder, read_object(folder / "config.json"), dtype)
+    mask_id, vocab_size = backbone.config.mask_token_id, backbone.config.vocab_size
+    tokenizer = load_tokenizer(tokenizer_name or str(folder))
+    known = tokenizer.get_vocab().values()
+    if max(known) >= vocab_size:
+        raise UserError(
+            f"the tokenizer does not fit {name}", f"it has ids up to {max(known)}, the model {vocab_size} embeddings"
+        )
+    denoiser = Denoiser(
+        backbone, mask_id, read_soft_mask(folder), shift, _without_token(vocab_size, mask_id, tokenizer)
+    )
+    return Model(denoiser, tokenizer)
+
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def load(
+    name: str,
+    tokenizer: str | None = None,
+    device: str | torch.device | None = None,
+    precision: str = "auto",
+) -> Model:
+    """A model ready to sample from or score.
+
+    Args:
+        name: a run folder, a Dream, LLaDA or other bidirectional `transformers` folder, MDLM weights, or a hub name.
+        tokenizer: a folder or hub name, for weights that carry none.
+        device: by default the GPU if there is one.
+        precision: "fp32", "bf16", or "auto", which is fp32 on a CPU and the checkpoint's own on a GPU.
+
+    Raises:
+        UserError: whatever is missing or does not fit.
+    """
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    dtype = _DTYPES.get(precision, torch.float32 if place.type == "cpu" else None)
+    path = local_path(name)
+    model = _load_causal(name, path, tokenizer, dtype) if path.is_dir() and _is_causal(path) else None
+    model = model or _load_dit(name, tokenizer)
+    model.denoiser.to(place).eval()
+    if dtype is not None:
+        model.denoiser.backbone.to(dtype)  # the three scalars stay in float32
+    return model

@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smdiff.diffusion.soft_mask import SoftMask, negative_entropy, progress_scale, top_k
+from smdiff.diffusion.prediction import statistics, top_k
+from smdiff.diffusion.soft_mask import SoftMask, progress_scale
 from smdiff.models.denoiser import Denoiser
 from tests.conftest import k_of, small_dit, soft_mask_from
 
@@ -116,7 +117,7 @@ def test_entropy_of_known_distributions():
     logits[0, :4] = 0.0
     logits[1, 3] = 5.0
     expected = torch.tensor([-math.log(4), 0.0])
-    torch.testing.assert_close(negative_entropy(logits), expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(statistics(logits)[1], expected, atol=1e-6, rtol=0)
 
 
 def test_saved_scalars_come_back_exactly(tmp_path):

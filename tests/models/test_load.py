@@ -44,7 +44,7 @@ def test_dit_logits_match_reference(golden, golden_dit):
     torch.testing.assert_close(sparse, case["soft_embedding"], atol=1e-5, rtol=0)
     torch.testing.assert_close(case["soft_dense"] @ table, case["soft_embedding"], atol=1e-5, rtol=0)
     hidden = golden_dit.encode(golden_dit.vocab_embed(case["ids"]))
-    subs = golden_dit.decode(hidden, forbidden=case.info["config"]["mask_id"]).softmax(-1)
+    subs = golden_dit.decode(hidden, forbidden=torch.tensor([case.info["config"]["mask_id"]])).softmax(-1)
     masked = case["ids"] == case.info["config"]["mask_id"]
     torch.testing.assert_close(subs[masked], case["logp_subs_sigma0"].exp()[masked], atol=1e-5, rtol=0)
 

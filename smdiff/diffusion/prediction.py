@@ -1,0 +1,109 @@
+"""A prediction at N masked positions, and the few numbers that everything else asks of it.
+
+Schedulers and soft-masking need the most likely tokens and the entropy. Both read the same (N, V) logits, which at a
+vocabulary of 150,000 cost as much to pass over as a layer of the network, so each number is computed once, and only
+when it is asked for.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# Width of the blocks whose maxima are searched first.
+_BLOCK = 64
+# Entries worked on at once: on a CPU (True) what stays in its cache from one pass to the next.
+_AT_ONCE = {True: 2**20, False: 2**26}
+
+
+def top_k(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest entries of each row of (N, V) and their indices, in falling order, the lower id first among equals.
+
+    The k largest entries lie in the k blocks with the largest maxima, so a fast maximum over blocks followed by a
+    top-k among k blocks is exact and about twice as fast as torch.topk on a CPU.
+    """
+    n, v = logits.shape
+    blocks = v // _BLOCK
+    if logits.device.type != "cpu" or blocks <= 4 * k or n == 0:
+        return _in_order(*(logits.topk(k) if k > 1 else logits.max(-1, keepdim=True)))
+    body = logits[:, : blocks * _BLOCK].view(n, blocks, _BLOCK)
+    best = body.amax(-1).topk(k).indices if k > 1 else body.amax(-1).argmax(-1, keepdim=True)
+    candidates = body.gather(1, best[..., None].expand(-1, -1, _BLOCK)).flatten(1)
+    ids = (best[..., None] * _BLOCK + torch.arange(_BLOCK)).flatten(1)
+    rest = torch.arange(blocks * _BLOCK, v).expand(n, -1)  # the vocabulary need not be a multiple of the block
+    candidates, ids = torch.cat([candidates, logits[:, blocks * _BLOCK :]], 1), torch.cat([ids, rest], 1)
+    values, where = candidates.topk(k) if k > 1 else candidates.max(-1, keepdim=True)
+    return _in_order(values, ids.gather(1, where))
+
+
+def _in_order(values: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Among equal values the lower id first, as argmax has it."""
+    ids, order = ids.sort(-1)
+    values, again = values.gather(1, order).sort(dim=-1, descending=True, stable=True)
+    return values, ids.gather(1, again)
+
+
+def statistics(logits: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    """(N,) log sum exp(l) and (N,) sum p log p in nats, for l = logits (N, V) / temperature and p = softmax(l).
+
+    One exponential, a few rows at a time in buffers that stay in the cache. Entries far below the largest, -inf among
+    them, count as e^-80 of it: nothing is lost in float32, and denormal numbers, which are slow, never appear.
+    """
+    n, v = logits.shape
+    rows = max(1, min(n, _AT_ONCE[logits.device.type == "cpu"] // v))
+    shifted, p = (torch.empty(rows, v, device=logits.device) for _ in range(2))
+    log_total, neg_entropy = (torch.empty(n, device=logits.device) for _ in range(2))
+    for start in range(0, n, rows):
+        part = logits[start : start + rows].float()
+        largest = part.amax(-1, keepdim=True)
+        z = torch.sub(part, largest, out=shifted[: len(part)])
+        if temperature != 1:
+            z /= temperature
+        z.clamp_(min=-80.0)
+        e = torch.exp(z, out=p[: len(part)])
+        total = e.sum(-1)
+        log_total[start : start + rows] = total.log() + largest[:, 0] / temperature
+        neg_entropy[start : start + rows] = torch.linalg.vecdot(e, z) / total - total.log()
+    return log_total, neg_entropy
+
+
+class Prediction:
+    """Logits (N, V) and, computed once each when asked for, their top entries and entropies.
+
+    Args:
+        logits: (N, V); -inf at tokens that can never be chosen.
+    """
+
+    def __init__(self, logits: Tensor | None, source: tuple[Prediction, Tensor] | None = None) -> None:
+        self._logits, self._source = logits, source
+        self._top: tuple[Tensor, Tensor] | None = None
+        self._statistics: dict[float, tuple[Tensor, Tensor]] = {}
+
+    @property
+    def logits(self) -> Tensor:
+        """(N, V); rows of another prediction are copied only when they are looked at."""
+        if self._logits is None:
+            assert self._source is not None
+            self._logits = self._source[0].logits[self._source[1]]
+        return self._logits
+
+    def __getitem__(self, rows: Tensor) -> Prediction:
+        """The prediction at some of the positions: `rows` is (N,) bool."""
+        part = Prediction(None, (self, rows))
+        if self._top is not None:
+            part._top = (self._top[0][rows], self._top[1][rows])
+        part._statistics = {t: (total[rows], entropy[rows]) for t, (total, entropy) in self._statistics.items()}
+        return part
+
+    def top(self, k: int) -> tuple[Tensor, Tensor]:
+        """The k largest logits in float32, in falling order, and their token ids: two (N, k)."""
+        if self._top is None or self._top[0].shape[1] < min(k, self.logits.shape[-1]):
+            values, indices = top_k(self.logits, min(k, self.logits.shape[-1]))
+            self._top = values.float(), indices
+        return self._top[0][:, :k], self._top[1][:, :k]
+
+    def statistics(self, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+        """(N,) log-normaliser and (N,) sum p log p of softmax(logits / temperature)."""
+        if temperature not in self._statistics:
+            self._statistics[temperature] = statistics(self.logits, temperature)
+        return self._statistics[temperature]

@@ -1,0 +1,131 @@
+"""Causal `transformers` models as denoisers: Dream, LLaDA, and any whose configuration says `is_causal = False`.
+
+`transformers` masks in both directions then. Dream is Qwen2 with that switch and shifted logits; LLaDA is Llama under
+other tensor names. So nobody's code is downloaded and run.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, PreTrainedModel, Qwen2Config
+
+from smdiff.errors import UserError
+
+SHIFT = "shifted_logits"
+"""Name of the configuration's entry: the output at a position predicts the next one."""
+
+# LLaDA's tensor names (its Llama blocks) as Llama's.
+_LLADA_NAMES = {
+    r"^model\.transformer\.wte\.": "model.embed_tokens.",
+    r"^model\.transformer\.ln_f\.": "model.norm.",
+    r"^model\.transformer\.ff_out\.": "lm_head.",
+    r"^model\.transformer\.blocks\.(\d+)\.q_proj\.": r"model.layers.\1.self_attn.q_proj.",
+    r"^model\.transformer\.blocks\.(\d+)\.k_proj\.": r"model.layers.\1.self_attn.k_proj.",
+    r"^model\.transformer\.blocks\.(\d+)\.v_proj\.": r"model.layers.\1.self_attn.v_proj.",
+    r"^model\.transformer\.blocks\.(\d+)\.attn_out\.": r"model.layers.\1.self_attn.o_proj.",
+    r"^model\.transformer\.blocks\.(\d+)\.attn_norm\.": r"model.layers.\1.input_layernorm.",
+    r"^model\.transformer\.blocks\.(\d+)\.ff_norm\.": r"model.layers.\1.post_attention_layernorm.",
+    r"^model\.transformer\.blocks\.(\d+)\.ff_proj\.": r"model.layers.\1.mlp.gate_proj.",
+    r"^model\.transformer\.blocks\.(\d+)\.up_proj\.": r"model.layers.\1.mlp.up_proj.",
+    r"^model\.transformer\.blocks\.(\d+)\.ff_out\.": r"model.layers.\1.mlp.down_proj.",
+}
+# What a causal model may do between its last hidden state and its logits beyond one linear map.
+_AFTER_THE_HEAD = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+_SHOWN = 4
+
+
+def _llada(raw: dict[str, Any], name: str) -> PreTrainedConfig:
+    expected = {"block_type": "llama", "include_bias": False, "layer_norm_type": "rms", "rope": True, "alibi": False}
+    odd = [f"{key} = {raw[key]!r}" for key, value in expected.items() if raw.get(key, value) != value]
+    if raw.get("include_qkv_bias") or raw.get("scale_logits") or odd:
+        raise UserError(f"{name} is no LLaDA that smdiff knows", ", ".join(odd) or "it has biases or scaled logits")
+    return LlamaConfig(
+        vocab_size=raw.get("embedding_size") or raw["vocab_size"],
+        hidden_size=raw["d_model"],
+        intermediate_size=raw["mlp_hidden_size"],
+        num_hidden_layers=raw["n_layers"],
+        num_attention_heads=raw["n_heads"],
+        num_key_value_heads=raw.get("n_kv_heads") or raw["n_heads"],
+        max_position_embeddings=raw["max_sequence_length"],
+        rms_norm_eps=raw["rms_norm_eps"],
+        rope_parameters={"rope_type": "default", "rope_theta": raw["rope_theta"]},
+        tie_word_embeddings=raw.get("weight_tying", False),
+        bos_token_id=raw.get("bos_token_id"),
+        eos_token_id=raw.get("eos_token_id"),
+        pad_token_id=raw.get("pad_token_id"),
+        mask_token_id=raw["mask_token_id"],
+        torch_dtype=raw.get("torch_dtype"),
+        is_causal=False,
+        **{SHIFT: False},
+    )
+
+
+def _dream(raw: dict[str, Any]) -> PreTrainedConfig:
+    own = {k: v for k, v in raw.items() if k not in ("model_type", "auto_map", "architectures", "attn_implementation")}
+    return Qwen2Config.from_dict({**own, "is_causal": False, SHIFT: True})
+
+
+def denoiser_config(name: str, raw: dict[str, Any]) -> PreTrainedConfig:
+    """A `transformers` configuration that masks nothing, with `mask_token_id` and `shifted_logits`.
+
+    Raises:
+        UserError: a causal model that was not made a denoiser, or a kind that is not known.
+    """
+    kind = raw.get("model_type", "")
+    try:
+        if kind == "Dream":
+            config = _dream(raw)
+        elif kind == "llada":
+            config = _llada(raw, name)
+        else:
+            config = AutoConfig.for_model(**raw)
+    except (KeyError, ValueError, TypeError) as error:
+        raise UserError(f"the configuration of {name} cannot be used", f"model_type {kind!r}: {error}") from None
+    if getattr(config, "is_causal", True) is not False:
+        raise UserError(
+            f"{name} is a causal model", "it was not trained to fill masks (its config.json has no is_causal = false)",
+            "smdiff finetune makes a denoiser of it.",
+        )  # fmt: skip
+    if getattr(config, "mask_token_id", None) is None:
+        raise UserError(f"{name} names no mask token", "its config.json has no mask_token_id")
+    after = [key for key in _AFTER_THE_HEAD if getattr(config, key, None) not in (None, 1, 1.0)]
+    if after:
+        raise UserError(f"{name} cannot be used", f"models with {', '.join(after)} are not supported")
+    return config
+
+
+def load_causal(folder: Path, raw: dict[str, Any], dtype: torch.dtype | None) -> tuple[PreTrainedModel, bool]:
+    """The backbone in evaluation mode, and whether its logits are shifted.
+
+    Args:
+        folder: with safetensors, in one file or several.
+        raw: its config.json.
+        dtype: of the weights; None keeps the checkpoint's own.
+
+    Raises:
+        UserError: weights that are missing, too many, or of another shape.
+    """
+    config = denoiser_config(str(folder), raw)
+    shift = bool(getattr(config, SHIFT, True))
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=config,
+            dtype="auto" if dtype is None else dtype,
+            key_mapping=_LLADA_NAMES if raw.get("model_type") == "llada" else None,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except Exception as error:  # unreadable files and networks raise nearly anything
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(f"cannot load {folder}", lines[0]) from None
+    wrong = [f"{key} is missing" for key in sorted(report["missing_keys"])]
+    wrong += [f"{key} is not part of the model" for key in sorted(report["unexpected_keys"])]
+    wrong += [f"{key[0] if isinstance(key, tuple) else key} has another shape" for key in report["mismatched_keys"]]
+    if wrong:
+        more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
+        raise UserError(f"{folder} does not fit the model", "; ".join(wrong[:_SHOWN]) + more)
+    return model.eval(), shift
