@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from smdiff.errors import RunFailed
+from smdiff.errors import RunFailed, UserError
 from smdiff.ui.console import err, note, out, set_quiet
+from smdiff.ui.trajectory import LiveView, history_line, write_html
 
 if TYPE_CHECKING:
     from smdiff.decoding.generate import Text
+    from smdiff.decoding.trajectory import Frame
 
 
 def setup(quiet: bool) -> None:
@@ -108,6 +110,50 @@ def pretrain_result(result: dict[str, Any], json: bool) -> None:
         out.print(f"note: {remark}", markup=False)
 
 
+class Viewer:
+    """Where the steps of a text go: the terminal, an html file, a file of JSON lines."""
+
+    def __init__(self, show: str | None, to: Path, history: Path | None, title: str) -> None:
+        self.on = show is not None or history is not None
+        self._html, self._title = to if show == "html" else None, title
+        self._frames: list[Frame] = []
+        self._live = LiveView() if show == "live" else None
+        self._history = None
+        for path in filter(None, (self._html, history)):
+            if not path.parent.is_dir():
+                raise UserError(f"cannot write {path}", f"there is no folder {path.parent}")
+        if history is not None:
+            try:
+                self._history = history.open("w", encoding="utf-8")
+            except OSError as error:
+                raise UserError(f"cannot write --history {history}", error.strerror or str(error)) from None
+
+    def __enter__(self) -> Viewer:
+        if self._live is not None:
+            self._live.__enter__()
+        return self
+
+    def watch(self, frames: list[Frame]) -> None:
+        """One more step of a batch."""
+        from smdiff.files import dumps
+
+        if self._live is not None:
+            self._live.show(frames)
+        if self._history is not None:
+            self._history.writelines(dumps(history_line(frame), None) + "\n" for frame in frames)
+        if self._html is not None:
+            self._frames += frames
+
+    def __exit__(self, *error: Any) -> None:
+        if self._live is not None:
+            self._live.__exit__(*error)
+        if self._history is not None:
+            self._history.close()
+        if self._html is not None and self._frames:
+            write_html(self._html, self._frames, self._title)
+            note(f"steps: {self._html}")
+
+
 def samples(texts: Iterable[Text], json: bool) -> None:
     """Texts as they come."""
     from smdiff.files import dumps
@@ -117,7 +163,7 @@ def samples(texts: Iterable[Text], json: bool) -> None:
             print(dumps(dataclasses.asdict(text), None), flush=True)
         else:
             note(f"--- text {text.index}, {text.nfe} forward passes")
-            print(text.text, flush=True)
+            print(text.prompt * (text.kind == "prompt") + text.text, flush=True)
 
 
 def text_scores(result: dict[str, Any], json: bool) -> None:

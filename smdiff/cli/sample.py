@@ -2,29 +2,54 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from smdiff.cli.options import Quiet
-from smdiff.config import SampleConfig, resolve
+from smdiff.config import SampleConfig, nearest, resolve
+from smdiff.errors import UserError
+
+_SHOWS = ("live", "html")
 
 
 def sample(
-    model: Annotated[str, typer.Argument(help="Run folder, or weights in MDLM's layout.", show_default=False)],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="Run folder, Dream, LLaDA or other denoiser folder, MDLM weights, or a hub name.", show_default=False
+        ),
+    ],
+    show: Annotated[
+        str | None,
+        typer.Option(help="live: watch the text appear; html: write the steps to --show-to.", rich_help_panel="Output"),
+    ] = None,
+    show_to: Annotated[Path, typer.Option(help="File of --show html.", rich_help_panel="Output")] = Path(
+        "trajectory.html"
+    ),
+    history: Annotated[
+        Path | None,
+        typer.Option(help="Write every step of every text, one JSON object a line.", rich_help_panel="Output"),
+    ] = None,
     json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object a line.", rich_help_panel="Output")
     ] = False,
     quiet: Quiet = False,
     **flags: Any,
 ) -> None:
-    """Write unconditional texts: on stdout, or with --json one JSON object a line."""
+    """Write texts: from nothing, after a prompt, as an answer, or into the gaps of a text."""
     config = resolve(SampleConfig, flags).config
+    if show is not None and show not in _SHOWS:
+        raise UserError(f"--show {show}", "no such view", nearest(show, _SHOWS))
 
-    from smdiff.cli.render import samples, setup
+    from smdiff.cli.render import Viewer, samples, setup
 
     setup(quiet)
-    from smdiff.decoding.generate import generate
+    from smdiff.decoding.generate import write
     from smdiff.models.load import load
 
-    samples(generate(*load(model, config.tokenizer), config), json)
+    loaded = load(model, config.tokenizer, config.device, config.precision)
+    with Viewer(show, show_to, history, title=f"{model}, {config.scheduler}") as viewer:
+        texts = write(loaded, config, watch=viewer.watch if viewer.on else None, progress=show != "live")
+        samples(texts, json)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from smdiff.decoding.blocks import Block
-from smdiff.decoding.sampling import Filtered, Noise
+from smdiff.decoding.sampling import Noise
 from smdiff.decoding.schedulers import Move, Scheduler, State
 from smdiff.diffusion.prediction import Prediction
 from smdiff.diffusion.soft_mask import Memory, progress_scale
@@ -26,7 +26,7 @@ class Step:
         index: 0 for the first step.
         ids: (B, L) tokens after the step.
         masked: (B, L) bool, what is still to fill.
-        confidence: (B, L) the probability of each token when it was revealed; 0 at masks and given tokens.
+        confidence: (B, L) the model's probability of each token when it was revealed; 0 at masks and given tokens.
         nfe: forward passes so far.
         where: (B, L) bool, the N positions that this step predicted.
         prediction: at those positions.
@@ -51,8 +51,9 @@ class Options:
         cache: what is kept between the steps of a block: "none", "prefix" (all before it) or "dual" (also all after).
         refresh: steps between two passes over everything; 0 makes one at the start of each block.
         guidance: classifier-free, 0 for none: away from what the model says without the prompt. Doubles the passes.
-        stop: end-of-text ids; a row is done when everything before its first one is decided.
-        suppress_stop: end-of-text is not drawn in so many first new positions.
+        ends: ids that end a text.
+        stop: a row is done when everything before its first end is decided.
+        suppress_ends: no end is drawn at so many first new positions.
         overlap: with shifted logits, compute the position before the block too, which predicts its first. False is what
             Fast-dLLM does; only comparisons with it use that.
     """
@@ -62,8 +63,9 @@ class Options:
     cache: str = "none"
     refresh: int = 0
     guidance: float = 0.0
-    stop: Sequence[int] = ()
-    suppress_stop: int = 0
+    ends: Sequence[int] = ()
+    stop: bool = False
+    suppress_ends: int = 0
     overlap: bool = True
 
 
@@ -115,8 +117,8 @@ class _Run:
         self.at_start = self.masked.sum(1)
         self.confidence = torch.zeros(self.ids.shape, device=device)
         self.memory = Memory(self.ids.shape, device)
-        self.stop = torch.tensor(list(self.options.stop), dtype=torch.long, device=device)
-        self.unstoppable = self.writable & (self.writable.cumsum(1) <= self.options.suppress_stop)
+        self.ends = torch.tensor(list(self.options.ends), dtype=torch.long, device=device)
+        self.endless = self.writable & (self.writable.cumsum(1) <= self.options.suppress_ends)
 
     def fill(self, block: Block) -> Iterator[Step]:
         """All steps of one block."""
@@ -129,14 +131,15 @@ class _Run:
             if not active.any() and not (self.scheduler.remasks and deciding):
                 return
             cache = self._cache(block, index, cache)
+            alive = active.any(1) | self.scheduler.remasks
             state = State(
-                self.ids, active, self.writable & inside, self.confidence, index, block.steps, t, s, self.noise
+                self.ids, active, self.writable & inside, self.confidence, index, block.steps, t, s, self.noise, alive
             )
             where = self.scheduler.plan(state) if deciding else active
             asked = self._asked(where, active, cache)
             prediction = self._predict(asked, cache)
             mine = prediction if asked is where else prediction[where[asked]]
-            move = self.scheduler.step(state, where, mine) if deciding else Move(where, *Filtered(mine).greedy())
+            move = self.scheduler.step(state, where, mine) if deciding else Move(where, mine.top(1)[1][:, 0])
             self._apply(move, asked, prediction)
             yield Step(self.index, self.ids, self.masked, self.confidence, self.denoiser.nfe, asked, prediction)
             self.index += 1
@@ -146,7 +149,7 @@ class _Run:
         every = self.options.refresh
         if self.options.cache == "none":
             return None
-        if cache is None or (every and index % every == 0):
+        if cache is None or not cache.layers or (every and index % every == 0):
             return BlockCache()
         start = max(block.start - (self.denoiser.shift and self.options.overlap), 0)
         cache.narrow(start, None if self.options.cache == "prefix" else block.end)
@@ -160,7 +163,8 @@ class _Run:
         """
         if not self.options.soft_mask:
             return where
-        return self.masked if cache is None or cache.window == slice(0, None) else active
+        everything = cache is None or cache.window == slice(0, None)
+        return self.masked & active.any(1)[:, None] if everything else active
 
     def _predict(self, asked: Tensor, cache: BlockCache | None) -> Prediction:
         """One pass, or two with guidance, over the rows that have something to predict; none if no row has."""
@@ -174,9 +178,8 @@ class _Run:
             blind = self.ids.masked_fill(~self.writable, self.denoiser.mask_id)
             logits = torch.lerp(self._logits(blind, asked, rows, None), logits, 1 + self.options.guidance)
             logits.index_fill_(-1, self.denoiser.forbidden, -torch.inf)
-        if len(self.stop) and self.options.suppress_stop:
-            early = self.unstoppable[asked].nonzero()
-            logits[early, self.stop] = -torch.inf
+        if self.options.suppress_ends:
+            logits[self.endless[asked].nonzero(), self.ends] = -torch.inf
         return Prediction(logits)
 
     def _logits(self, ids: Tensor, asked: Tensor, rows: Tensor, cache: BlockCache | None) -> Tensor:
@@ -198,7 +201,8 @@ class _Run:
         """Write what was decided; keep what was predicted where it was not."""
         before = self.ids
         self.ids = before.masked_scatter(move.revealed, move.tokens)
-        self.confidence = self.confidence.masked_scatter(move.revealed, move.confidence.float())
+        probability = prediction.probability(move.revealed[asked], move.tokens)
+        self.confidence = self.confidence.masked_scatter(move.revealed, probability)
         if move.remasked is not None:
             self.ids = self.ids.masked_fill(move.remasked, self.denoiser.mask_id)
             self.confidence = self.confidence.masked_fill(move.remasked, 0.0)
@@ -213,13 +217,13 @@ class _Run:
 
     def _stop_rows(self) -> None:
         """Fill what follows the first end-of-text of a row, once all before it is decided."""
-        if not len(self.stop) or self.scheduler.remasks:
+        if not self.options.stop or not len(self.ends) or self.scheduler.remasks:
             return
-        ends = torch.isin(self.ids, self.stop) & self.writable
+        ends = torch.isin(self.ids, self.ends) & self.writable
         after = ends.cumsum(1) > 0
         done = ends.any(1) & ~(self.masked & ~after).any(1)
         rest = self.masked & done[:, None]
-        self.ids = self.ids.masked_fill(rest, int(self.stop[0]))
+        self.ids = self.ids.masked_fill(rest, int(self.ends[0]))
         self.masked = self.masked & ~rest
 
 

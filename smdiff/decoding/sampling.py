@@ -30,11 +30,16 @@ class Noise:
         self._generators = [torch.Generator().manual_seed((seed * 1_000_003 + row) % 2**63) for row in rows]
         self._padding = [0] * len(self._generators) if padding is None else padding
 
-    def uniform(self, where: Tensor) -> Tensor:
-        """(N,) draws for the true entries of `where` (B, L, bool), row-major."""
+    def uniform(self, where: Tensor, alive: Tensor) -> Tensor:
+        """(N,) draws for the true entries of `where` (B, L, bool), row-major.
+
+        Only the streams of the rows in `alive` (B, bool) move on, so that a row which waits for the others of its
+        batch draws what it would draw alone.
+        """
         draws = torch.zeros(where.shape, dtype=torch.float64)
-        for row, pad, generator in zip(draws, self._padding, self._generators, strict=True):
-            torch.rand(len(row) - pad, generator=generator, dtype=torch.float64, out=row[pad:])
+        for row in alive.nonzero()[:, 0].tolist():
+            part = draws[row, self._padding[row] :]
+            torch.rand(len(part), generator=self._generators[row], dtype=torch.float64, out=part)
         return draws.to(where.device)[where]
 
 

@@ -102,6 +102,11 @@ class Prediction:
             self._top = values.float(), indices
         return self._top[0][:, :k], self._top[1][:, :k]
 
+    def probability(self, rows: Tensor, tokens: Tensor) -> Tensor:
+        """(M,) the model's probability of `tokens` (M,) at the M true entries of `rows` (N, bool)."""
+        log_total = self[rows].statistics()[0]
+        return (self.logits[rows.nonzero()[:, 0], tokens].float() - log_total).exp()
+
     def statistics(self, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
         """(N,) log-normaliser and (N,) sum p log p of softmax(logits / temperature)."""
         if temperature not in self._statistics:

@@ -64,8 +64,10 @@ def _llada(raw: dict[str, Any], name: str) -> PreTrainedConfig:
 
 
 def _dream(raw: dict[str, Any]) -> PreTrainedConfig:
-    own = {k: v for k, v in raw.items() if k not in ("model_type", "auto_map", "architectures", "attn_implementation")}
-    return Qwen2Config.from_dict({**own, "is_causal": False, SHIFT: True})
+    not_its = ("model_type", "auto_map", "architectures", "attn_implementation", "rope_theta", "rope_scaling")
+    own = {k: v for k, v in raw.items() if k not in not_its}
+    rope = {"rope_type": "default", "rope_theta": raw.get("rope_theta", 1e6), **(raw.get("rope_scaling") or {})}
+    return Qwen2Config.from_dict({"rope_parameters": rope, **own, "is_causal": False, SHIFT: True})
 
 
 def denoiser_config(name: str, raw: dict[str, Any]) -> PreTrainedConfig:

@@ -49,6 +49,12 @@ class Denoiser(nn.Module):
         self.register_buffer("forbidden", ids.to(self.table.device), persistent=False)
         self.nfe = 0
 
+    def with_soft_mask(self, soft_mask: SoftMask) -> Denoiser:
+        """The same network with other scalars."""
+        forbidden = self.forbidden.tolist()
+        other = Denoiser(self.backbone, self.mask_id, soft_mask.to(self.device), self.shift, forbidden)
+        return other.train(self.training)
+
     @property
     def table(self) -> Tensor:
         """(V, D) input embeddings."""

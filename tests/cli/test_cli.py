@@ -53,7 +53,7 @@ def test_sampling_prints_texts_and_json_lines(capsys, runs):
     model = str(runs / "soft")
     code, out, err = run(capsys, "sample", model, "--steps", "4", "--num", "3", "--seed", "7")
     assert code == 0
-    assert "soft-masked, ancestral: 3 x 16 tokens in 4 steps" in err
+    assert "soft-masked, ancestral: 3 texts, NFE 4, 48 new tokens" in err
     code, lines, _ = run(capsys, "sample", model, "--steps", "4", "--num", "3", "--seed", "7", "--json", "--quiet")
     rows = [json.loads(line) for line in lines.splitlines()]
     assert [r["index"] for r in rows] == [0, 1, 2]
@@ -229,15 +229,15 @@ def test_bad_models_and_folders_get_one_line(capsys, runs, text, tmp_path):
 def test_interruption_and_surprises_have_their_exit_codes(capsys, monkeypatch, runs):
     from smdiff.decoding import generate
 
-    def interrupt(*arguments):
+    def interrupt(*arguments, **options):
         raise KeyboardInterrupt
 
-    def surprise(*arguments):
+    def surprise(*arguments, **options):
         raise ZeroDivisionError("boom")
 
-    monkeypatch.setattr(generate, "generate", interrupt)
+    monkeypatch.setattr(generate, "write", interrupt)
     assert run(capsys, "sample", str(runs / "binary"))[0] == 130
-    monkeypatch.setattr(generate, "generate", surprise)
+    monkeypatch.setattr(generate, "write", surprise)
     code, _, err = run(capsys, "sample", str(runs / "binary"))
     assert code == 1
     assert "ZeroDivisionError: boom" in err

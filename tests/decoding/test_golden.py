@@ -56,7 +56,7 @@ def test_dream_forward(golden, dream):
     torch.testing.assert_close(logits[None].view_as(case["logits_shifted"]), case["logits_shifted"], atol=1e-4, rtol=0)
     valid = case["batch_attention_mask"].bool()
     theirs = torch.cat([case["batch_logits"][:, :1], case["batch_logits"][:, :-1]], 1)
-    # The first valid position after padding: the reference takes the padding's output, ours its own, as without padding.
+    # At the first position after padding the reference takes the padding's output; ours its own, as without padding.
     inner = valid & (torch.roll(valid, 1, 1) | (torch.arange(valid.shape[1]) == 0))
     ours = denoiser(case["batch_input_ids"], inner, valid=valid)
     torch.testing.assert_close(ours, theirs[inner], atol=1e-4, rtol=0)
@@ -188,8 +188,7 @@ class FastDream(Scheduler):
         if state.index:
             return self.inner.step(state, where, prediction)
         first = where & (where.cumsum(1) == 1)
-        tokens, confidence = self.inner.filtered(prediction[first[where]]).greedy()
-        return Move(first, tokens, confidence)
+        return Move(first, prediction[first[where]].top(1)[1][:, 0])
 
 
 class Paced(Threshold):
@@ -198,13 +197,12 @@ class Paced(Threshold):
     def step(self, state, where, prediction):
         move = super().step(state, where, prediction)
         each = int(state.writable.sum()) // self.paced_steps
-        allowed = min(each * (state.index + 1), int(state.writable.sum())) - int(
-            (state.writable & ~state.masked).sum()
-        )
-        keep = torch.zeros_like(move.confidence, dtype=torch.bool)
-        keep[move.confidence.topk(min(max(allowed, 1), len(keep))).indices] = True
+        allowed = min(each * (state.index + 1), int(state.writable.sum())) - int((state.writable & ~state.masked).sum())
+        confidence = prediction.probability(move.revealed[where], move.tokens)
+        keep = torch.zeros_like(confidence, dtype=torch.bool)
+        keep[confidence.topk(min(max(allowed, 1), len(keep))).indices] = True
         revealed = move.revealed.masked_scatter(move.revealed, keep)
-        return Move(revealed, move.tokens[keep], move.confidence[keep])
+        return Move(revealed, move.tokens[keep])
 
 
 @pytest.mark.parametrize("index", range(14))
@@ -322,7 +320,9 @@ def test_transitions(golden, name):
     confidence = torch.zeros(x.shape)
     if info["x"] == "x_partial":
         confidence = torch.where(masked, 0.0, -case["conf_partial"])
-    state = State(x, masked, torch.ones_like(masked), confidence, 0, 8, float(t), float(s), Noise(0, range(len(x))))
+    state = State(
+        x, masked, torch.ones_like(masked), confidence, 0, 8, float(t), float(s), Noise(0, range(len(x))), masked.any(1)
+    )
     rule = RULES[info["sampler"]]
     known = {f.name for f in dataclasses.fields(rule)}
     given = {"eta": info["eta"]} if "eta" in known else {}
@@ -367,7 +367,7 @@ class ReferenceDraws(Scheduler):
         drawn = reference_draw(table(self.rule, state, probs, self.mask_id), self.uniform.pop(0))
         revealed = state.masked & (drawn != self.mask_id)
         remasked = state.writable & ~state.masked & (drawn == self.mask_id)
-        return Move(revealed, drawn[revealed], torch.ones(int(revealed.sum())), remasked)
+        return Move(revealed, drawn[revealed], remasked)
 
 
 @pytest.mark.parametrize("index", range(6))
@@ -392,6 +392,6 @@ def test_language_generate(golden, golden_dit, index):
 
 
 def test_sigma_max_is_the_bound():
-    state = State(*[torch.zeros(1, 1)] * 4, 0, 4, 0.6, 0.5, Noise(0, range(1)))
+    state = State(*[torch.zeros(1, 1)] * 4, 0, 4, 0.6, 0.5, Noise(0, range(1)), torch.ones(1, dtype=torch.bool))
     assert sigma_max(state) == 1.0
     assert sigma_max(dataclasses.replace(state, t=0.2, s=0.1)) == pytest.approx(0.125)

@@ -42,8 +42,8 @@ class Ancestral(Scheduler):
         return state.masked & (state.coin < self.reveal_rate(state))
 
     def step(self, state: State, where: Tensor, prediction: Prediction) -> Move:
-        tokens, confidence = self.filtered(prediction).draw(state.noise.uniform(where))
-        return Move(where, tokens, confidence)
+        tokens, _ = self.filtered(prediction).draw(state.uniform(where))
+        return Move(where, tokens)
 
 
 @dataclass(frozen=True)

@@ -24,11 +24,12 @@ class State:
         ids: tokens, the mask token where undecided.
         masked: the positions to fill now; those of later blocks are not among them.
         writable: the positions that generation may change: masked at the start, in this block.
-        confidence: the probability that each token had when it was revealed; 0 where none was.
+        confidence: the model's probability of each token when it was revealed; 0 where none was.
         index: 0 for the first step of a block.
         steps: steps of this block; 0 for schedulers that take as many as they need.
         t, s: this step goes from time t down to s.
-        noise: the step's source of randomness.
+        noise: the source of randomness, read through `uniform`.
+        alive: (B,) the rows that have something to do; the others wait for them.
     """
 
     ids: Tensor
@@ -40,11 +41,16 @@ class State:
     t: float
     s: float
     noise: Noise
+    alive: Tensor
+
+    def uniform(self, where: Tensor) -> Tensor:
+        """(N,) float64 uniform draws for the true entries of `where` (B, L, bool), row-major."""
+        return self.noise.uniform(where, self.alive)
 
     @functools.cached_property
     def coin(self) -> Tensor:
         """(B, L) one float64 uniform for every position, the same whenever it is asked for within the step."""
-        return self.noise.uniform(torch.ones_like(self.masked)).view(self.masked.shape)
+        return self.uniform(torch.ones_like(self.masked)).view(self.masked.shape)
 
 
 @dataclass(frozen=True)
@@ -54,13 +60,11 @@ class Move:
     Attributes:
         revealed: (B, L) bool with M true entries.
         tokens: (M,) their tokens, row-major.
-        confidence: (M,) the probability of each under the distribution that it was taken from.
         remasked: (B, L) bool, visible positions that become masks again; None for none.
     """
 
     revealed: Tensor
     tokens: Tensor
-    confidence: Tensor
     remasked: Tensor | None = None
 
 

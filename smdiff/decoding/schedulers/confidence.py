@@ -58,9 +58,9 @@ class Ranked(Scheduler):
     def step(self, state: State, where: Tensor, prediction: Prediction) -> Move:
         filtered = self.filtered(prediction)
         revealed = self.choose(state, on_grid(where, self.scores(filtered), -torch.inf))
-        u, chosen = state.noise.uniform(where), revealed[where]
-        tokens, confidence = filtered[chosen].draw(u[chosen])
-        return Move(revealed, tokens, confidence)
+        u, chosen = state.uniform(where), revealed[where]
+        tokens, _ = filtered[chosen].draw(u[chosen])
+        return Move(revealed, tokens)
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Counted(Ranked):
     def choose(self, state: State, scores: Tensor) -> Tensor:
         if self.alg_temp > 0:
             # The largest of score / T plus Gumbel noise are a draw without replacement (float64: see sampling.py).
-            u = on_grid(state.masked, state.noise.uniform(state.masked), 0.5)
+            u = on_grid(state.masked, state.uniform(state.masked), 0.5)
             scores = scores.double() / self.alg_temp - (-u.clamp(min=1e-300).log()).log()
         return largest(scores, self.counts(state))
 
@@ -112,10 +112,9 @@ class MaskgitPlus(Counted):
     """Draw a token everywhere, then reveal the most probable ones (MaskGIT, arXiv 2202.04200)."""
 
     def step(self, state: State, where: Tensor, prediction: Prediction) -> Move:
-        tokens, confidence = self.filtered(prediction).draw(state.noise.uniform(where))
+        tokens, confidence = self.filtered(prediction).draw(state.uniform(where))
         revealed = self.choose(state, on_grid(where, confidence, -torch.inf))
-        chosen = revealed[where]
-        return Move(revealed, tokens[chosen], confidence[chosen])
+        return Move(revealed, tokens[revealed[where]])
 
 
 @dataclass(frozen=True)
@@ -124,6 +123,9 @@ class LowConfidence(MaskgitPlus):
 
     The remainder of an uneven division goes to the first steps.
     """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
 
     def counts(self, state: State) -> Tensor:
         left = state.steps - state.index
@@ -135,9 +137,10 @@ class Threshold(Ranked):
     """Fast-dLLM's: reveal every position at least this confident, and in each row always the best one.
 
     Args:
-        threshold: on the probability of the most likely token.
+        threshold: on the model's probability of its most likely token, whatever the temperature of the draw.
     """
 
+    temperature: float = 0.0
     threshold: float = 0.9
 
     adaptive: ClassVar[bool] = True
@@ -146,7 +149,7 @@ class Threshold(Ranked):
         return itertools.repeat((1.0, 0.0))
 
     def scores(self, filtered: Filtered) -> Tensor:
-        return filtered.greedy()[1]
+        return Filtered(filtered.prediction).greedy()[1]
 
     def choose(self, state: State, scores: Tensor) -> Tensor:
         return (scores >= self.threshold) | largest(scores, state.masked.any(1).int())
@@ -160,9 +163,10 @@ class EntropyBound(Ranked):
     section 4).
 
     Args:
-        entropy_bound: in nats.
+        entropy_bound: in nats, on the model's entropies, whatever the temperature of the draw.
     """
 
+    temperature: float = 0.0
     entropy_bound: float = 0.1
 
     adaptive: ClassVar[bool] = True
@@ -171,7 +175,7 @@ class EntropyBound(Ranked):
         return itertools.repeat((1.0, 0.0))
 
     def scores(self, filtered: Filtered) -> Tensor:
-        return filtered.neg_entropy()
+        return filtered.prediction.statistics()[1]
 
     def choose(self, state: State, scores: Tensor) -> Tensor:
         entropy, order = (-scores).clamp(min=0).sort(-1)

@@ -75,7 +75,10 @@ class Rescale(Remask):
 
 @dataclass(frozen=True)
 class Conf(Remask):
-    """remdm-conf: sigma_max is shared out by softmax(-psi), psi a token's probability when it was revealed."""
+    """remdm-conf: sigma_max is shared out by softmax(-psi), psi a token's probability when it was revealed.
+
+    psi is the model's own, as in the paper; the released code takes it within the nucleus.
+    """
 
     def sigma(self, state: State) -> Tensor:
         visible = state.writable & ~state.masked
@@ -96,6 +99,13 @@ class Loop(Remask):
     t_on: float = 0.55
     t_off: float = 0.05
     alpha_on: float = 0.9
+
+    def __post_init__(self) -> None:
+        if self.t_off >= self.t_on:
+            raise ValueError(f"the loop ends (t_off {self.t_off:g}) before it begins (t_on {self.t_on:g})")
+        bound = (1 - self.alpha_on) / self.alpha_on
+        if self.eta > bound:
+            raise ValueError(f"eta {self.eta:g} is above its bound (1 - alpha_on) / alpha_on = {bound:.3g}")
 
     def _looping(self, t: float) -> bool:
         return self.t_off < t <= self.t_on
