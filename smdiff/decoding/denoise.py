@@ -12,8 +12,8 @@ from torch import Tensor
 from smdiff.decoding.blocks import Block
 from smdiff.decoding.sampling import Noise
 from smdiff.decoding.schedulers import Move, Scheduler, State
-from smdiff.diffusion.prediction import Prediction
-from smdiff.diffusion.soft_mask import Memory, progress_scale
+from smdiff.diffusion.prediction import FORBIDDEN, Prediction
+from smdiff.diffusion.soft_mask import Feedback, Memory, progress_scale
 from smdiff.models.cache import BlockCache
 from smdiff.models.denoiser import Denoiser
 
@@ -111,6 +111,9 @@ class _Run:
     def __post_init__(self) -> None:
         self.denoiser.nfe = 0
         self.index = 0
+        self.soft_mask = self.denoiser.soft_mask if self.options.soft_mask else None
+        if self.options.soft_mask and self.soft_mask is None:
+            raise ValueError("soft-masking was asked of a model without soft-mask scalars")
         device = self.ids.device
         self.writable = self.ids == self.denoiser.mask_id
         self.masked = self.writable
@@ -138,9 +141,11 @@ class _Run:
             where = self.scheduler.plan(state) if deciding else active
             asked = self._asked(where, active, cache)
             prediction = self._predict(asked, cache)
-            mine = prediction if asked is where else prediction[where[asked]]
+            # Before the scheduler sees its part of the prediction, so that what both need is computed once.
+            heard = self.soft_mask.observe(prediction) if self.soft_mask is not None else None
+            mine = prediction if torch.equal(asked, where) else prediction[where[asked]]
             move = self.scheduler.step(state, where, mine) if deciding else Move(where, mine.top(1)[1][:, 0])
-            self._apply(move, asked, prediction)
+            self._apply(move, asked, prediction, heard)
             yield Step(self.index, self.ids, self.masked, self.confidence, self.denoiser.nfe, asked, prediction)
             self.index += 1
 
@@ -149,7 +154,7 @@ class _Run:
         every = self.options.refresh
         if self.options.cache == "none":
             return None
-        if cache is None or not cache.layers or (every and index % every == 0):
+        if cache is None or not cache.filled or (every and index % every == 0):
             return BlockCache()
         start = max(block.start - (self.denoiser.shift and self.options.overlap), 0)
         cache.narrow(start, None if self.options.cache == "prefix" else block.end)
@@ -161,9 +166,9 @@ class _Run:
         Feedback outside the block is renewed by passes over everything only; the keys and values that the cache holds
         were made with it.
         """
-        if not self.options.soft_mask:
+        if self.soft_mask is None:
             return where
-        everything = cache is None or cache.window == slice(0, None)
+        everything = cache is None or not cache.filled
         return self.masked & active.any(1)[:, None] if everything else active
 
     def _predict(self, asked: Tensor, cache: BlockCache | None) -> Prediction:
@@ -177,9 +182,8 @@ class _Run:
         if self.options.guidance:
             blind = self.ids.masked_fill(~self.writable, self.denoiser.mask_id)
             logits = torch.lerp(self._logits(blind, asked, rows, None), logits, 1 + self.options.guidance)
-            logits.index_fill_(-1, self.denoiser.forbidden, -torch.inf)
         if self.options.suppress_ends:
-            logits[self.endless[asked].nonzero(), self.ends] = -torch.inf
+            logits[self.endless[asked].nonzero(), self.ends] = FORBIDDEN
         return Prediction(logits)
 
     def _logits(self, ids: Tensor, asked: Tensor, rows: Tensor, cache: BlockCache | None) -> Tensor:
@@ -197,7 +201,7 @@ class _Run:
             ids[rows], asked[rows], feedback, scale, blended=blended[rows], valid=valid, cache=cache
         )  # fmt: skip
 
-    def _apply(self, move: Move, asked: Tensor, prediction: Prediction) -> None:
+    def _apply(self, move: Move, asked: Tensor, prediction: Prediction, heard: Feedback | None) -> None:
         """Write what was decided; keep what was predicted where it was not."""
         before = self.ids
         self.ids = before.masked_scatter(move.revealed, move.tokens)
@@ -208,9 +212,8 @@ class _Run:
             self.confidence = self.confidence.masked_fill(move.remasked, 0.0)
         self.masked = self.writable & (self.ids == self.denoiser.mask_id)
         self._stop_rows()
-        if self.options.soft_mask and self.denoiser.soft_mask is not None:
-            still = self.masked[asked]
-            self.memory.write(asked & self.masked, self.denoiser.soft_mask.observe(prediction)[still])
+        if heard is not None:
+            self.memory.write(asked & self.masked, heard[self.masked[asked]])
             if move.remasked is not None:
                 self.memory.write_certain(move.remasked, before[move.remasked])
             self.memory.known &= self.masked

@@ -12,8 +12,11 @@ from torch import Tensor
 
 # Width of the blocks whose maxima are searched first.
 _BLOCK = 64
-# Entries worked on at once: on a CPU (True) what stays in its cache from one pass to the next.
-_AT_ONCE = {True: 2**20, False: 2**26}
+# Entries worked on at once: on a CPU (True) what stays in a core's cache from one operation to the next.
+_AT_ONCE = {True: 2**19, False: 2**26}
+
+FORBIDDEN = -1e30
+"""Logit of a token that can never be chosen. Finite, because 0 times -inf is not 0."""
 
 
 def top_k(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -43,26 +46,29 @@ def _in_order(values: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
     return values, ids.gather(1, again)
 
 
-def statistics(logits: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+def statistics(logits: Tensor, temperature: float = 1.0, largest: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """(N,) log sum exp(l) and (N,) sum p log p in nats, for l = logits (N, V) / temperature and p = softmax(l).
 
-    One exponential, a few rows at a time in buffers that stay in the cache. Entries far below the largest, -inf among
-    them, count as e^-80 of it: nothing is lost in float32, and denormal numbers, which are slow, never appear.
+    One exponential, a few rows at a time in buffers that stay in the cache.
+
+    Args:
+        logits: finite.
+        largest: (N,) the largest logit of each row, if it is known.
     """
+    largest = logits.amax(-1).float() if largest is None else largest
     n, v = logits.shape
     rows = max(1, min(n, _AT_ONCE[logits.device.type == "cpu"] // v))
     shifted, p = (torch.empty(rows, v, device=logits.device) for _ in range(2))
     log_total, neg_entropy = (torch.empty(n, device=logits.device) for _ in range(2))
     for start in range(0, n, rows):
-        part = logits[start : start + rows].float()
-        largest = part.amax(-1, keepdim=True)
-        z = torch.sub(part, largest, out=shifted[: len(part)])
+        part, top = logits[start : start + rows].float(), largest[start : start + rows]
+        z = torch.sub(part, top[:, None], out=shifted[: len(part)])
         if temperature != 1:
-            z /= temperature
-        z.clamp_(min=-80.0)
+            # e^-80 of the largest is nothing in float32; below that come denormal numbers, which are slow.
+            z.div_(temperature).clamp_(min=-80.0)
         e = torch.exp(z, out=p[: len(part)])
         total = e.sum(-1)
-        log_total[start : start + rows] = total.log() + largest[:, 0] / temperature
+        log_total[start : start + rows] = total.log() + top / temperature
         neg_entropy[start : start + rows] = torch.linalg.vecdot(e, z) / total - total.log()
     return log_total, neg_entropy
 
@@ -71,7 +77,7 @@ class Prediction:
     """Logits (N, V) and, computed once each when asked for, their top entries and entropies.
 
     Args:
-        logits: (N, V); -inf at tokens that can never be chosen.
+        logits: (N, V), finite; `FORBIDDEN` at tokens that can never be chosen.
     """
 
     def __init__(self, logits: Tensor | None, source: tuple[Prediction, Tensor] | None = None) -> None:
@@ -110,5 +116,6 @@ class Prediction:
     def statistics(self, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
         """(N,) log-normaliser and (N,) sum p log p of softmax(logits / temperature)."""
         if temperature not in self._statistics:
-            self._statistics[temperature] = statistics(self.logits, temperature)
+            largest = None if self._top is None else self._top[0][:, 0]
+            self._statistics[temperature] = statistics(self.logits, temperature, largest)
         return self._statistics[temperature]

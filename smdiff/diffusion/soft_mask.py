@@ -102,7 +102,7 @@ class SoftMask(nn.Module):
         if isinstance(prediction, Tensor):
             prediction = Prediction(prediction.detach())
         if self.k is None:
-            # A forbidden token's -inf would turn the temperature's gradient into NaN.
+            # A forbidden token's logit would turn the temperature's gradient into NaN.
             return Feedback(prediction.logits.float().clamp(min=-1e6), None, None)
         values, indices = prediction.top(self.k)
         return Feedback(values, indices, prediction.statistics()[1])

@@ -44,6 +44,11 @@ class BlockCache(Cache):
         super().__init__(layer_class_to_replicate=_WindowLayer)
         self.window = slice(0, None)
 
+    @property
+    def filled(self) -> bool:
+        """Whether a pass over everything has been made."""
+        return bool(self.layers)
+
     def narrow(self, start: int, end: int | None) -> None:
         """From now on compute the columns from `start` to before `end` only."""
         self.window = slice(start, end)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from smdiff.diffusion.prediction import FORBIDDEN
 from smdiff.diffusion.soft_mask import Feedback, SoftMask
 from smdiff.models.cache import BlockCache
 from smdiff.models.dit import DiT
@@ -131,10 +132,10 @@ class Denoiser(nn.Module):
         ).last_hidden_state  # fmt: skip
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Logits (N, V) of hidden states (N, D); forbidden ids have -inf."""
+        """Logits (N, V) of hidden states (N, D); forbidden ids have `FORBIDDEN`."""
         if isinstance(self.backbone, DiT):
             return self.backbone.decode(hidden, forbidden=self.forbidden)
-        return self.backbone.get_output_embeddings()(hidden).index_fill_(-1, self.forbidden, -torch.inf)
+        return self.backbone.get_output_embeddings()(hidden).index_fill_(-1, self.forbidden, FORBIDDEN)
 
     def forward(
         self, ids: Tensor, where: Tensor, feedback: Feedback | None = None, scale: float | Tensor = 1.0, **context

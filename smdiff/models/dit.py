@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, Cache, PretrainedConfig, PreTrainedModel
 
+from smdiff.diffusion.prediction import FORBIDDEN
+
 _FREQUENCIES = 256
 
 
@@ -250,13 +252,13 @@ class DiT(PreTrainedModel):
     def decode(self, hidden: Tensor, sigma: Tensor | None = None, forbidden: Tensor | None = None) -> Tensor:
         """Logits (..., V) of hidden states: any (..., D) rows without time conditioning, (B, L, D) with `sigma` (B,).
 
-        `forbidden` holds ids whose logits become -inf; done in the bias, where it costs nothing.
+        `forbidden` holds ids that are never chosen; done in the bias, where it costs nothing.
         """
         layer = self.output_layer
         shift, scale = layer.adaLN_modulation(self.condition(sigma)).chunk(2, -1)
         bias = layer.linear.bias
         if forbidden is not None:
-            bias = bias.index_fill(0, forbidden, -torch.inf)
+            bias = bias.index_fill(0, forbidden, FORBIDDEN)
         return F.linear(_modulated_norm(hidden, layer.norm_final.weight, shift, scale), layer.linear.weight, bias)
 
     def forward(

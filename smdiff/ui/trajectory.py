@@ -224,7 +224,7 @@ function drawn({ cell: [kind, piece, p], since }, i, { [i - 1]: before }) {
 function told(i) {
   const { cell: [kind, ...rest], since } = text.states[now][i], lines = ["position " + i];
   if (kind === 2) lines.push("prompt");
-  else if (kind === 1) lines.push(`${quoted(rest[0])} written in step ${text.steps[since][0]}, ${prob(rest[1])}`);
+  else if (kind === 1) lines.push(`${quoted(rest[0])} in step ${text.steps[since][0]}`, `probability ${prob(rest[1])}`);
   else for (let n = 0; n < rest.length; n += 2) lines.push(prob(rest[n + 1]) + " " + quoted(rest[n]));
   return lines.join("\\n");
 }

@@ -327,7 +327,7 @@ def test_transitions(golden, name):
     known = {f.name for f in dataclasses.fields(rule)}
     given = {"eta": info["eta"]} if "eta" in known else {}
     if info["sampler"] == "remdm-loop":
-        given |= {k: v for k, v in case.info["params"]["loop"].items() if k != "eta"}
+        given |= {k: v for k, v in case.info["params"]["loop"].items() if k != "eta"} | {"overshoot": True}
     scheduler = rule(**given)
     logits = case["logits"].index_fill(-1, torch.tensor(mask_id), -torch.inf)
     probs = reference_nucleus(logits.softmax(-1), info["nucleus_p"])
@@ -379,7 +379,8 @@ def test_language_generate(golden, golden_dit, index):
     denoiser = Denoiser(golden_dit, mask_id, soft_mask)
     rule = RULES[info["sampler"]]
     known = {f.name for f in dataclasses.fields(rule)}
-    rule = rule(**{k: info[k] for k in ("eta", "t_on", "t_off", "alpha_on") if k in known})
+    given = {k: info[k] for k in ("eta", "t_on", "t_off", "alpha_on") if k in known}
+    rule = rule(**given | ({"overshoot": True} if rule is Loop else {}))
     scheduler = ReferenceDraws(rule, info["p_nucleus"], case[f"{info['name']}.uniform"], mask_id)
     ids = torch.full_like(case[f"{info['name']}.final"], mask_id)
     history = run(denoiser, ids, scheduler, info["steps"], Options(soft_mask=info["soft_mask"]))

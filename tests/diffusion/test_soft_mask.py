@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smdiff.diffusion.prediction import statistics, top_k
+from smdiff.diffusion.prediction import FORBIDDEN, statistics, top_k
 from smdiff.diffusion.soft_mask import SoftMask, progress_scale
 from smdiff.models.denoiser import Denoiser
 from tests.conftest import k_of, small_dit, soft_mask_from
@@ -113,7 +113,7 @@ def test_top_k_equals_torch(n, v, k, seed):
 
 
 def test_entropy_of_known_distributions():
-    logits = torch.full((2, 16), -torch.inf)
+    logits = torch.full((2, 16), FORBIDDEN)
     logits[0, :4] = 0.0
     logits[1, 3] = 5.0
     expected = torch.tensor([-math.log(4), 0.0])

@@ -93,12 +93,15 @@ class Loop(Remask):
     Args:
         eta: sigma within the loop, which lasts from t_on down to t_off.
         alpha_on: share of tokens that are visible in the loop.
+        overshoot: the step that crosses t_on goes on beyond alpha_on, as in the released code, where few steps reveal
+            everything before the loop begins; only comparisons with it use that.
     """
 
     eta: float = 0.02
     t_on: float = 0.55
     t_off: float = 0.05
     alpha_on: float = 0.9
+    overshoot: bool = False
 
     def __post_init__(self) -> None:
         if self.t_off >= self.t_on:
@@ -122,5 +125,6 @@ class Loop(Remask):
     def _clock(self, t: float, u: float) -> float:
         """Time u on the clock of the phase that t is in: 1 to 1 - alpha_on before the loop, from there to 0 after."""
         if t > self.t_on:
+            u = u if self.overshoot else max(u, self.t_on)
             return 1 - (1 - u) * self.alpha_on / (1 - self.t_on)
         return u * (1 - self.alpha_on) / self.t_off
