@@ -13,7 +13,7 @@ from smdiff.decoding.blocks import Block
 from smdiff.decoding.sampling import Noise
 from smdiff.decoding.schedulers import Move, Scheduler, State
 from smdiff.diffusion.prediction import FORBIDDEN, Prediction
-from smdiff.diffusion.soft_mask import Feedback, Memory, progress_scale
+from smdiff.diffusion.soft_mask import Memory, progress_scale
 from smdiff.models.cache import BlockCache
 from smdiff.models.denoiser import Denoiser
 
@@ -141,11 +141,13 @@ class _Run:
             where = self.scheduler.plan(state) if deciding else active
             asked = self._asked(where, active, cache)
             prediction = self._predict(asked, cache)
-            # Before the scheduler sees its part of the prediction, so that what both need is computed once.
-            heard = self.soft_mask.observe(prediction) if self.soft_mask is not None else None
-            mine = prediction if torch.equal(asked, where) else prediction[where[asked]]
+            mine = prediction
+            if not torch.equal(asked, where):
+                if self.soft_mask is not None:
+                    prediction.statistics()  # of all before a part is taken, so that the part has them too
+                mine = prediction[where[asked]]
             move = self.scheduler.step(state, where, mine) if deciding else Move(where, mine.top(1)[1][:, 0])
-            self._apply(move, asked, prediction, heard)
+            self._apply(move, asked, prediction)
             yield Step(self.index, self.ids, self.masked, self.confidence, self.denoiser.nfe, asked, prediction)
             self.index += 1
 
@@ -201,7 +203,7 @@ class _Run:
             ids[rows], asked[rows], feedback, scale, blended=blended[rows], valid=valid, cache=cache
         )  # fmt: skip
 
-    def _apply(self, move: Move, asked: Tensor, prediction: Prediction, heard: Feedback | None) -> None:
+    def _apply(self, move: Move, asked: Tensor, prediction: Prediction) -> None:
         """Write what was decided; keep what was predicted where it was not."""
         before = self.ids
         self.ids = before.masked_scatter(move.revealed, move.tokens)
@@ -212,8 +214,8 @@ class _Run:
             self.confidence = self.confidence.masked_fill(move.remasked, 0.0)
         self.masked = self.writable & (self.ids == self.denoiser.mask_id)
         self._stop_rows()
-        if heard is not None:
-            self.memory.write(asked & self.masked, heard[self.masked[asked]])
+        if self.soft_mask is not None:
+            self.memory.write(asked & self.masked, self.soft_mask.observe(prediction)[self.masked[asked]])
             if move.remasked is not None:
                 self.memory.write_certain(move.remasked, before[move.remasked])
             self.memory.known &= self.masked

@@ -128,7 +128,9 @@ class Filtered:
         if self.temperature == 0:
             return self.greedy()
         if self._kept is not None:
-            probs, ids = self._kept
+            # By id, not by probability: rounding may swap two that are nearly equal, and with them the draw.
+            ids, order = self._kept[1].sort(-1)
+            probs = self._kept[0].gather(1, order)
             which = categorical(probs, u)[:, None]
             return ids.gather(1, which)[:, 0], probs.gather(1, which)[:, 0]
         probs = (self.prediction.logits.float() / self.temperature).softmax(-1)
