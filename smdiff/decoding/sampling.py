@@ -9,12 +9,15 @@ import copy
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from smdiff.diffusion.prediction import Prediction
+from smdiff.diffusion.prediction import Prediction, rows_at_once
 
 # Tokens looked at first for a nucleus; if one is wider, more are looked at, and at last all.
 _CANDIDATES = (32, 1024)
+# Histogram of log p over which a wide nucleus is found: 32 nats below the largest, the rest in the last bin.
+_BINS_PER_NAT, _BINS = 128, 4096
 
 
 class Noise:
@@ -55,6 +58,34 @@ def nucleus(probs: Tensor, top_p: float, drop_crossing: bool = False) -> Tensor:
     return probs.masked_fill(outside, 0.0)
 
 
+def wide_nucleus(probs: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
+    """The smallest sets whose mass reaches `top_p`, of probabilities (N, V) in any order, without sorting them.
+
+    A histogram over log p tells in which bin the mass crosses; only that bin is ordered. Tokens equal to the last one
+    taken are taken too.
+
+    Returns:
+        Their probabilities and ids, two (N, C) in the order of the ids, with zeros behind them.
+    """
+    bins = (probs.amax(-1, keepdim=True) / probs).log_().mul_(_BINS_PER_NAT).clamp_(max=_BINS - 1).long()
+    mass = torch.zeros(len(probs), _BINS, dtype=torch.float64, device=probs.device)
+    mass.scatter_add_(1, bins, probs.double())
+    after = mass.cumsum(-1)
+    crossing = (after < top_p).sum(-1, keepdim=True).clamp(max=_BINS - 1)
+    inside = probs.masked_fill(bins != crossing, 0.0)
+    ordered = inside.topk(max(1, int((inside > 0).sum(-1).max()))).values
+    before = (after - mass).gather(1, crossing) + ordered.double().cumsum(-1) - ordered
+    last = ordered.gather(1, ((before < top_p) & (ordered > 0)).sum(-1, keepdim=True).clamp(min=1) - 1)
+    kept = (bins < crossing) | ((inside >= last) & (inside > 0))
+    row, column = kept.nonzero(as_tuple=True)
+    count = kept.sum(-1)
+    place = torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row]
+    width = int(count.max())
+    out, ids = probs.new_zeros(len(probs), width), column.new_zeros(len(probs), width)
+    out[row, place], ids[row, place] = probs[row, column], column
+    return out, ids
+
+
 def categorical(probs: Tensor, u: Tensor) -> Tensor:
     """Draw from each row of `probs` (N, V, need not sum to 1) with one float64 uniform `u` (N,): ids (N,).
 
@@ -71,8 +102,8 @@ def categorical(probs: Tensor, u: Tensor) -> Tensor:
 class Filtered:
     """The distribution that tokens are drawn from: temperature, then top-p, then top-k (Dream's order).
 
-    Without top-p and top-k it is the softmax over the whole vocabulary; with them only the candidates are kept,
-    in falling order, so that nothing is sorted over the vocabulary unless a nucleus is as wide as that.
+    Without top-p and top-k it is the softmax over the whole vocabulary; with them only the candidates are kept, so
+    that nothing is ever sorted over the vocabulary.
 
     Args:
         prediction: at N positions.
@@ -95,22 +126,37 @@ class Filtered:
         return part
 
     def _candidates(self) -> tuple[Tensor, Tensor]:
-        """Renormalised probabilities (N, C) in falling order, 0 outside the filters, and their ids (N, C)."""
-        vocabulary = self.prediction.logits.shape[-1]
-        for size in (*_CANDIDATES, vocabulary):
+        """Renormalised probabilities (N, C), 0 outside the filters, and their ids (N, C)."""
+        for size in _CANDIDATES:
             values, ids = self.prediction.top(size)
             probs = self._probability(values) if self.top_p < 1 else (values / self._scale).softmax(-1)
             # Enough is looked at where all of the nucleus is, or the k-th token and those that tie with it.
             enough = probs.sum(-1) >= self.top_p if self.top_p < 1 else torch.zeros_like(probs[:, 0], dtype=torch.bool)
             if 0 < self.top_k < size:
                 enough = enough | (values[:, -1] < values[:, self.top_k - 1])
-            if size >= vocabulary or bool(enough.all()):
+            if size >= self.prediction.logits.shape[-1] or bool(enough.all()):
+                probs = nucleus(probs, self.top_p) if self.top_p < 1 else probs
                 break
-        if self.top_p < 1:
-            probs = nucleus(probs, self.top_p)
+        else:
+            probs, ids = self._wide(nucleus(probs, self.top_p), ids, ~enough)
         if 0 < self.top_k < probs.shape[-1]:
-            probs = probs.masked_fill(values < values[:, self.top_k - 1 : self.top_k], 0.0)
+            probs = probs.masked_fill(probs < probs.topk(self.top_k).values[:, -1:], 0.0)
         return probs / probs.sum(-1, keepdim=True), ids
+
+    def _wide(self, probs: Tensor, ids: Tensor, wide: Tensor) -> tuple[Tensor, Tensor]:
+        """`probs` and `ids` (N, C) with the rows of `wide` (N, bool) replaced by all of their nucleus."""
+        part = self.prediction[wide]
+        log_total = part.statistics(self._scale)[0]
+        rows = rows_at_once(part.logits)
+        found = [
+            wide_nucleus((logits.float() / self._scale - total[:, None]).exp_(), self.top_p)
+            for logits, total in zip(part.logits.split(rows), log_total.split(rows), strict=True)
+        ]
+        width = max(probs.shape[1], *(p.shape[1] for p, _ in found))
+        probs, ids = (F.pad(x, (0, width - x.shape[1])) for x in (probs, ids))
+        probs[wide] = torch.cat([F.pad(p, (0, width - p.shape[1])) for p, _ in found])
+        ids[wide] = torch.cat([F.pad(i, (0, width - i.shape[1])) for _, i in found])
+        return probs, ids
 
     def _probability(self, logit: Tensor) -> Tensor:
         """(N, C) probabilities of tokens with these logits (N, C), without filters."""
@@ -119,7 +165,8 @@ class Filtered:
     def greedy(self) -> tuple[Tensor, Tensor]:
         """The most likely tokens (N,) and their probabilities (N,)."""
         if self._kept is not None:
-            return self._kept[1][:, 0], self._kept[0][:, 0]
+            probs, which = self._kept[0].max(-1)
+            return self._kept[1].gather(1, which[:, None])[:, 0], probs
         values, ids = self.prediction.top(1)
         return ids[:, 0], self._probability(values)[:, 0]
 
@@ -139,7 +186,10 @@ class Filtered:
 
     def margin(self) -> Tensor:
         """(N,) probability of the most likely token minus that of the next."""
-        top = self._probability(self.prediction.top(2)[0]) if self._kept is None else self._kept[0][:, :2]
+        if self._kept is None:
+            top = self._probability(self.prediction.top(2)[0])
+        else:
+            top = self._kept[0].topk(min(2, self._kept[0].shape[1])).values
         return top[:, 0] - top[:, 1] if top.shape[1] > 1 else top[:, 0]
 
     def neg_entropy(self) -> Tensor:

@@ -46,6 +46,11 @@ def _in_order(values: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
     return values, ids.gather(1, again)
 
 
+def rows_at_once(logits: Tensor) -> int:
+    """How many rows of (N, V) to work on at once."""
+    return max(1, _AT_ONCE[logits.device.type == "cpu"] // logits.shape[-1])
+
+
 def statistics(logits: Tensor, temperature: float = 1.0, largest: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """(N,) log sum exp(l) and (N,) sum p log p in nats, for l = logits (N, V) / temperature and p = softmax(l).
 
@@ -57,7 +62,7 @@ def statistics(logits: Tensor, temperature: float = 1.0, largest: Tensor | None 
     """
     largest = logits.amax(-1).float() if largest is None else largest
     n, v = logits.shape
-    rows = max(1, min(n, _AT_ONCE[logits.device.type == "cpu"] // v))
+    rows = max(1, min(n, rows_at_once(logits)))
     shifted, p = (torch.empty(rows, v, device=logits.device) for _ in range(2))
     log_total, neg_entropy = (torch.empty(n, device=logits.device) for _ in range(2))
     for start in range(0, n, rows):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -65,5 +66,6 @@ def track(label: str, total: int, done: int = 0) -> Iterator[Tracker]:
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[status]}"),
         TimeElapsedColumn(), TimeRemainingColumn(),
     )  # fmt: skip
-    with Progress(*columns, console=err) as bar:
+    # By default the bar also takes what is printed on stdout to its own console, and with it a result meant for a file.
+    with Progress(*columns, console=err, redirect_stdout=sys.stdout.isatty()) as bar:
         yield Tracker(label, total, done, bar)

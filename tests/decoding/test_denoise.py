@@ -82,10 +82,10 @@ def test_nucleus_keeps_the_token_that_crosses():
 def test_filters_equal_a_sort_of_the_vocabulary(width, temperature, top_p, top_k):
     """Few candidates, many, or all: whatever the width of the nucleus, the kept set and its law are the sort's."""
     logits = torch.randn(6, 5000, generator=torch.Generator().manual_seed(0)) * width
-    ordered, order = (logits / temperature).softmax(-1).sort(-1, descending=True)
+    ordered, order = (logits.double() / temperature).softmax(-1).sort(-1, descending=True)
     kept = nucleus(ordered, top_p) if top_p < 1 else ordered
     if top_k:
         kept[:, top_k:] = 0
-    expected = torch.zeros_like(logits).scatter(1, order, kept / kept.sum(-1, keepdim=True))
+    expected = torch.zeros_like(logits).scatter(1, order, (kept / kept.sum(-1, keepdim=True)).float())
     probs, ids = Filtered(Prediction(logits), temperature, top_p, top_k)._kept
-    torch.testing.assert_close(torch.zeros_like(logits).scatter(1, ids, probs), expected, atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(torch.zeros_like(logits).scatter_add(1, ids, probs), expected, atol=1e-6, rtol=1e-4)

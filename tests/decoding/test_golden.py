@@ -121,7 +121,7 @@ def filtered_densely(filtered: Filtered, scaled: torch.Tensor) -> torch.Tensor:
     if filtered._kept is None:
         return scaled.softmax(-1)
     probs, ids = filtered._kept
-    return torch.zeros_like(scaled).scatter(1, ids, probs)
+    return torch.zeros_like(scaled).scatter_add(1, ids, probs)
 
 
 class Spy(Denoiser):
