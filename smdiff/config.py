@@ -406,8 +406,8 @@ class SampleConfig:
         sources = [flag(n) for n in ("prompt", "infill", "prompt_file") if getattr(self, n) is not None]
         if len(sources) > 1:
             raise UserError(" ".join(sources), "more than one says what to write", "Give one of them.")
-        if self.chat and self.prompt is None and self.prompt_file is None:
-            raise UserError("--chat", "there is nothing to answer", "Give --prompt or --prompt-file.")
+        if self.chat and self.infill is not None:
+            raise UserError("--chat --infill", "a chat is answered, it has no spans", "Use one of them.")
         if self.cache != "none" and self.block_length is None:
             raise UserError(f"--cache {self.cache}", "a cache lives for one block", "Give --block-length.")
         if self.cache != "none" and self.guidance:

@@ -224,6 +224,8 @@ def _prompts(model: Model, config: SampleConfig) -> list[Prompt]:
         return [infill(model.tokenizer, config.infill, mask_id)]
     if config.prompt is not None:
         return [_prompt(model, config.prompt, config.chat)]
+    if config.chat:
+        raise UserError("--chat", "there is nothing to answer", "Give --prompt or --prompt-file.")
     return [NOTHING]
 
 

@@ -134,6 +134,7 @@ def test_watchers_see_every_step(model):
         ({"scheduler": "remdm-loop", "t_on": 0.1, "t_off": 0.2}, "before it begins"),
         ({"scheduler": "remdm-loop", "eta": 0.5}, "above its bound"),
         ({"chat": True, "prompt": "hi"}, "no chat template"),
+        ({"chat": True}, "nothing to answer"),
         ({"guidance": 1.0}, "no prompt to be guided by"),
         ({"soft_mask": False, "soft_mask_scale": 0.3}, "soft-masking is off"),
         ({"soft_mask_k": 1}, "without scalars"),
@@ -152,7 +153,7 @@ def test_what_does_not_fit_is_refused(model, options, said):
         ({"scheduler": "remdm-cap", "block_length": 8, "cache": "dual"}, "not over blocks or a cache"),
         ({"cache": "dual", "block_length": 8, "guidance": 1.0}, "no cached pass"),
         ({"prompt": "a", "infill": "<mask>"}, "Give one of them"),
-        ({"chat": True}, "nothing to answer"),
+        ({"chat": True, "infill": "<mask>"}, "no spans"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused_at_once(options, said):
