@@ -384,7 +384,7 @@ class SampleConfig:
     chat: bool = option(False, "Put prompts into the tokenizer's chat template, as a user's turn", TEXTS)
     num: int = option(1, "Texts, of each prompt if there are prompts", TEXTS, low=1, high=10_000_000)
     length: int | None = option(
-        None, "New tokens of a text; by default the training length less the prompt, at most 256 for a prompt", TEXTS,
+        None, "New tokens; by default the training length from nothing, else what is left of it, at most 256", TEXTS,
         low=1, high=131072,
     )  # fmt: skip
     stop: bool = option(True, "End a continuation at its first end-of-text", TEXTS)
@@ -403,6 +403,10 @@ class SampleConfig:
         for f in dataclasses.fields(self):
             if getattr(self, f.name) is not f.default:
                 _checked(SampleConfig, f.name, getattr(self, f.name), "flag")
+        if self.temperature and self.temperature < 1e-3:
+            raise UserError(
+                f"--temperature {self.temperature:g}", "too small to compute with", "0 takes the likeliest."
+            )
         sources = [flag(n) for n in ("prompt", "infill", "prompt_file") if getattr(self, n) is not None]
         if len(sources) > 1:
             raise UserError(" ".join(sources), "more than one says what to write", "Give one of them.")

@@ -9,7 +9,7 @@ import os
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.table import Table
 
@@ -118,15 +118,13 @@ class Viewer:
         self._html, self._title = to if show == "html" else None, title
         self._frames: list[Frame] = []
         self._live = LiveView() if show == "live" else None
-        self._history = None
-        for path in filter(None, (self._html, history)):
-            if not path.parent.is_dir():
-                raise UserError(f"cannot write {path}", f"there is no folder {path.parent}")
-        if history is not None:
-            try:
-                self._history = history.open("w", encoding="utf-8")
-            except OSError as error:
-                raise UserError(f"cannot write --history {history}", error.strerror or str(error)) from None
+        self._history_path = history
+        self._history: TextIO | None = None
+        for option, path in (("--show-to", self._html), ("--history", history)):
+            if path is not None and not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
+                raise UserError(f"cannot write {option} {path}", f"there is no folder {path.parent} to write in")
+            if path is not None and path.is_dir():
+                raise UserError(f"cannot write {option} {path}", "it is a folder")
 
     def __enter__(self) -> Viewer:
         if self._live is not None:
@@ -139,7 +137,9 @@ class Viewer:
 
         if self._live is not None:
             self._live.show(frames)
-        if self._history is not None:
+        if self._history_path is not None:
+            # Not before there is something to write: a refused call must not empty an older file.
+            self._history = self._history or self._history_path.open("w", encoding="utf-8")
             self._history.writelines(dumps(history_line(frame), None) + "\n" for frame in frames)
         if self._html is not None:
             self._frames += frames

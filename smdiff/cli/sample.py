@@ -12,6 +12,7 @@ from smdiff.config import SampleConfig, nearest, resolve
 from smdiff.errors import UserError
 
 _SHOWS = ("live", "html")
+_PAGE = Path("trajectory.html")
 
 
 def sample(
@@ -25,9 +26,9 @@ def sample(
         str | None,
         typer.Option(help="live: watch the text appear; html: write the steps to --show-to.", rich_help_panel="Output"),
     ] = None,
-    show_to: Annotated[Path, typer.Option(help="File of --show html.", rich_help_panel="Output")] = Path(
-        "trajectory.html"
-    ),
+    show_to: Annotated[
+        Path | None, typer.Option(help=f"File of --show html; by default {_PAGE}.", rich_help_panel="Output")
+    ] = None,
     history: Annotated[
         Path | None,
         typer.Option(help="Write every step of every text, one JSON object a line.", rich_help_panel="Output"),
@@ -42,14 +43,18 @@ def sample(
     config = resolve(SampleConfig, flags).config
     if show is not None and show not in _SHOWS:
         raise UserError(f"--show {show}", "no such view", nearest(show, _SHOWS))
+    if show_to is not None and show != "html":
+        raise UserError(f"--show-to {show_to} has no effect", "it is the file of --show html")
 
     from smdiff.cli.render import Viewer, samples, setup
 
     setup(quiet)
-    from smdiff.decoding.generate import write
+    from smdiff.decoding.generate import check, write
     from smdiff.models.load import load
 
+    check(config)
+    viewer = Viewer(show, show_to or _PAGE, history, title=f"{model}, {config.scheduler}")
     loaded = load(model, config.tokenizer, config.device, config.precision)
-    with Viewer(show, show_to, history, title=f"{model}, {config.scheduler}") as viewer:
+    with viewer:
         texts = write(loaded, config, watch=viewer.watch if viewer.on else None, progress=show != "live")
         samples(texts, json)

@@ -47,9 +47,18 @@ def _tokens(tokenizer: PreTrainedTokenizerBase, text: str, begin: bool = True) -
 
 def continuation(tokenizer: PreTrainedTokenizerBase, text: str) -> Prompt:
     """A text to continue."""
-    if not text:
-        raise UserError("the prompt is empty", fix="Leave it out to write from nothing.")
-    return Prompt(text, _tokens(tokenizer, text), "prompt")
+    return Prompt(text, _fixed(tokenizer, _tokens(tokenizer, text)), "prompt")
+
+
+def _fixed(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
+    """Tokens that stand: some, and no mask among them."""
+    if not ids:
+        raise UserError(
+            "the prompt is empty", "the tokenizer makes no token of it", "Leave it out to write from nothing."
+        )
+    if tokenizer.mask_token_id in ids:
+        raise UserError("the prompt holds the mask token", "a prompt is not written into", "Use --infill with <mask>.")
+    return ids
 
 
 def infill(tokenizer: PreTrainedTokenizerBase, text: str, mask_id: int) -> Prompt:
@@ -88,7 +97,7 @@ def chat(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> 
         shown = messages[-1]["content"]
     except Exception as error:  # templates are programs and raise what they like
         raise UserError("the chat template refuses the messages", str(error) or type(error).__name__) from None
-    return Prompt(shown, tokenizer(text, add_special_tokens=False)["input_ids"], "chat")
+    return Prompt(shown, _fixed(tokenizer, tokenizer(text, add_special_tokens=False)["input_ids"]), "chat")
 
 
 def end_ids(tokenizer: PreTrainedTokenizerBase, more: int | list[int] | None = None) -> list[int]:
@@ -106,12 +115,21 @@ def end_ids(tokenizer: PreTrainedTokenizerBase, more: int | list[int] | None = N
     return list(dict.fromkeys(i for i in ends if i is not None))
 
 
-def _rows(path: Path) -> Iterator[Any]:
+def readable(path: Path) -> list[str]:
+    """The lines of a text file.
+
+    Raises:
+        UserError: it cannot be read.
+    """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not splitlines: JSON strings may hold what else counts as the end of a line.
+        return path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}", getattr(error, "strerror", None) or "not a text file") from None
-    for number, line in enumerate(lines, 1):
+
+
+def _rows(path: Path) -> Iterator[tuple[int, Any]]:
+    for number, line in enumerate(readable(path), 1):
         if not line.strip():
             continue
         try:
@@ -128,19 +146,27 @@ def read_prompts(path: Path, tokenizer: PreTrainedTokenizerBase, mask_id: int, a
     """
     prompts = []
     for number, row in _rows(path):
-        row = {"prompt": row} if isinstance(row, str) else row
-        kind = next((k for k in _KINDS if isinstance(row, dict) and k in row), None)
-        expected = list if kind == "messages" else str
-        if kind is None or not isinstance(row[kind], expected):
-            raise UserError(f"{path}, line {number}", f"neither a string nor an object with one of {', '.join(_KINDS)}")
-        if kind == "messages":
-            prompts.append(chat(tokenizer, row[kind]))
-        elif kind == "infill":
-            prompts.append(infill(tokenizer, row[kind], mask_id))
-        elif as_chat:
-            prompts.append(chat(tokenizer, [{"role": "user", "content": row[kind]}]))
-        else:
-            prompts.append(continuation(tokenizer, row[kind]))
+        try:
+            prompts.append(_of_row(row, tokenizer, mask_id, as_chat))
+        except UserError as error:
+            raise UserError(f"{path}, line {number}", str(error)) from None
     if not prompts:
         raise UserError(f"{path} holds no prompt")
     return prompts
+
+
+def _of_row(row: Any, tokenizer: PreTrainedTokenizerBase, mask_id: int, as_chat: bool) -> Prompt:
+    row = {"prompt": row} if isinstance(row, str) else row
+    kind = next((k for k in _KINDS if isinstance(row, dict) and k in row), None)
+    if kind is None or not isinstance(row[kind], list if kind == "messages" else str):
+        raise UserError(f"neither a string nor an object with one of {', '.join(_KINDS)}")
+    if kind == "messages":
+        return chat(tokenizer, row[kind])
+    if kind == "infill":
+        return infill(tokenizer, row[kind], mask_id)
+    return of_text(tokenizer, row[kind], as_chat)
+
+
+def of_text(tokenizer: PreTrainedTokenizerBase, text: str, as_chat: bool) -> Prompt:
+    """A text to answer, or to continue."""
+    return chat(tokenizer, [{"role": "user", "content": text}]) if as_chat else continuation(tokenizer, text)

@@ -6,7 +6,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoTokenizer, GPT2TokenizerFast, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import (
+    AutoTokenizer,
+    GPT2TokenizerFast,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    Qwen2Tokenizer,
+)
 
 from smdiff.data.corpora import _MARKOV_SYMBOLS
 from smdiff.errors import UserError
@@ -58,6 +64,19 @@ def train_bpe(texts: Iterable[str], size: int) -> PreTrainedTokenizerFast:
     return _wrapped(tokenizer)
 
 
+def open_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder or hub name as it is. Its own code is neither run nor offered to be run.
+
+    Dream's names a class that only its own code has; its files are Qwen2's.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except ValueError:
+        if not (folder / "merges.txt").exists():
+            raise
+        return Qwen2Tokenizer.from_pretrained(folder)
+
+
 def load_tokenizer(name: str, mask_id: int | None = None) -> PreTrainedTokenizerBase:
     """A tokenizer from a folder or the hub; if it has no mask token, `mask_id` becomes it, or else one is added."""
     folder = Path(name).expanduser()
@@ -66,7 +85,7 @@ def load_tokenizer(name: str, mask_id: int | None = None) -> PreTrainedTokenizer
             # GPT-2's original two files do not say what they are.
             tokenizer = GPT2TokenizerFast(vocab=str(folder / "vocab.json"), merges=str(folder / "merges.txt"))
         else:
-            tokenizer = AutoTokenizer.from_pretrained(folder if folder.is_dir() else name)
+            tokenizer = open_tokenizer(folder if folder.is_dir() else Path(name))
     except Exception as error:  # missing, malformed, or no network: one answer for the user
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(

@@ -26,7 +26,7 @@ class Step:
         index: 0 for the first step.
         ids: (B, L) tokens after the step.
         masked: (B, L) bool, what is still to fill.
-        confidence: (B, L) the model's probability of each token when it was revealed; 0 at masks and given tokens.
+        confidence: (B, L) the model's probability of each token when it was revealed; 0 where it revealed none.
         nfe: forward passes so far.
         where: (B, L) bool, the N positions that this step predicted.
         prediction: at those positions.

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from smdiff.config import SampleConfig, flag
-from smdiff.data.prompts import NOTHING, Prompt, chat, continuation, end_ids, infill, read_prompts
+from smdiff.data.prompts import NOTHING, Prompt, end_ids, infill, of_text, read_prompts, readable
 from smdiff.decoding.blocks import Block, blocks_of
 from smdiff.decoding.denoise import Options, Step, denoise
 from smdiff.decoding.sampling import Noise
@@ -21,6 +21,7 @@ from smdiff.decoding.trajectory import Frame, Recorder
 from smdiff.diffusion.soft_mask import SoftMask
 from smdiff.errors import UserError
 from smdiff.models.denoiser import Denoiser
+from smdiff.models.dit import DiT
 from smdiff.models.load import Model
 from smdiff.ui.console import note, track
 
@@ -37,7 +38,7 @@ class Text:
         kind: "prompt", "chat", "infill", or "" for a text from nothing.
         prompt: what was asked; "" if nothing.
         text: what was written; for an infill, the whole text with its spans filled.
-        ids: the tokens of `text`.
+        ids: its tokens, special ones among them, which `text` leaves out.
         new_tokens: tokens that were decided, up to the end of the text.
         confidence: the model's mean probability of them when they were revealed.
         nfe: forward passes of the batch that it was written in.
@@ -83,9 +84,12 @@ def generate(
         UserError: what the command line would refuse.
     """
     config = config or SampleConfig()
-    given = [prompts] if isinstance(prompts, str) else prompts
-    asked = None if given is None else [_prompt(model, text, config.chat) for text in given]
-    return list(write(model, config, asked))
+    if prompts is None:
+        return list(write(model, config, progress=False, report=False))
+    if (config.prompt, config.infill, config.prompt_file) != (None, None, None):
+        raise UserError("prompts are given twice", "as an argument and in the configuration", "Give them once.")
+    asked = [of_text(model.tokenizer, p, config.chat) for p in ([prompts] if isinstance(prompts, str) else prompts)]
+    return list(write(model, config, asked, progress=False, report=False)) if asked else []
 
 
 def write(
@@ -94,6 +98,7 @@ def write(
     prompts: list[Prompt] | None = None,
     watch: Callable[[list[Frame]], None] | None = None,
     progress: bool = True,
+    report: bool = True,
 ) -> Iterator[Text]:
     """The texts of `generate`, each as its batch is done.
 
@@ -101,9 +106,10 @@ def write(
         prompts: None takes what `config` says.
         watch: called with a frame for each text of the batch after each step.
         progress: show a bar.
+        report: say on stderr what the model has to say, and in the end what it all cost.
     """
     plan = _plan(model, config, _prompts(model, config) if prompts is None else prompts)
-    if model.note:
+    if model.note and report:
         note(model.note)
     jobs = [(i, plan.prompts[i // config.num]) for i in range(len(plan.prompts) * config.num)]
     batches = [jobs[i : i + config.batch_size] for i in range(0, len(jobs), config.batch_size)]
@@ -120,6 +126,8 @@ def write(
                 confidences, tokens = confidences + text.confidence * text.new_tokens, tokens + text.new_tokens
                 yield text
     seconds = time.monotonic() - began
+    if not report:
+        return
     kind = "soft-masked" if plan.options.soft_mask else "binary"
     note(
         f"{kind}, {config.scheduler}: {len(jobs)} text{'s' * (len(jobs) != 1)}, NFE {calls}"
@@ -210,12 +218,6 @@ class _Batch:
 # --- from a configuration to a plan ---------------------------------------------------------------------------------
 
 
-def _prompt(model: Model, text: str, as_chat: bool) -> Prompt:
-    if as_chat:
-        return chat(model.tokenizer, [{"role": "user", "content": text}])
-    return continuation(model.tokenizer, text)
-
-
 def _prompts(model: Model, config: SampleConfig) -> list[Prompt]:
     mask_id = model.denoiser.mask_id
     if config.prompt_file is not None:
@@ -223,7 +225,7 @@ def _prompts(model: Model, config: SampleConfig) -> list[Prompt]:
     if config.infill is not None:
         return [infill(model.tokenizer, config.infill, mask_id)]
     if config.prompt is not None:
-        return [_prompt(model, config.prompt, config.chat)]
+        return [of_text(model.tokenizer, config.prompt, config.chat)]
     if config.chat:
         raise UserError("--chat", "there is nothing to answer", "Give --prompt or --prompt-file.")
     return [NOTHING]
@@ -231,6 +233,7 @@ def _prompts(model: Model, config: SampleConfig) -> list[Prompt]:
 
 def _plan(model: Model, config: SampleConfig, prompts: list[Prompt]) -> _Plan:
     """Everything that can be refused is refused here, before the first pass."""
+    check(config)
     denoiser = _with_soft_mask(model.denoiser, config)
     length = _length(denoiser, config, prompts)
     positions = max(_masks(p, length, denoiser.mask_id) for p in prompts)
@@ -253,6 +256,22 @@ def _plan(model: Model, config: SampleConfig, prompts: list[Prompt]) -> _Plan:
         suppress_ends=config.suppress_eos,
     )
     return _Plan(denoiser, _scheduler(config), prompts, length, steps, config.block_length, options)
+
+
+def check(config: SampleConfig) -> None:
+    """Refuse what can be refused without the model, which may take minutes to load.
+
+    Raises:
+        UserError: options that the scheduler does not have or that do not fit together, or an unreadable prompt file.
+    """
+    _scheduler(config)
+    if config.steps is not None and SCHEDULERS[config.scheduler].adaptive:
+        raise UserError(
+            f"--steps {config.steps} has no effect", f"{config.scheduler} takes as many steps as it needs",
+            f"Set {flag(config.scheduler)} instead.",
+        )  # fmt: skip
+    if config.prompt_file is not None:
+        readable(Path(config.prompt_file).expanduser())
 
 
 def _with_soft_mask(denoiser: Denoiser, config: SampleConfig) -> Denoiser:
@@ -296,7 +315,9 @@ def _length(denoiser: Denoiser, config: SampleConfig, prompts: list[Prompt]) -> 
         raise UserError(f"a prompt has {longest} tokens", f"the model's length is {most}", "Shorten it.")
     if len(infills) == len(prompts):
         return 0
-    length = config.length or (min(most - longest, _NEW_TOKENS) if longest else most)
+    # A text from nothing is as long as those of the training; only a DiT's configuration tells how long they were.
+    whole = not longest and isinstance(denoiser.backbone, DiT)
+    length = config.length or (most if whole else min(most - longest, _NEW_TOKENS))
     if longest + length > most:
         why = f"with the longest prompt's {longest} that is" if longest else "that is"
         raise UserError(f"--length {length}", f"{why} more than the model's {most}", f"At most {most - longest}.")
@@ -323,7 +344,7 @@ def _steps(config: SampleConfig, positions: int) -> int:
     if steps > positions and not SCHEDULERS[config.scheduler].remasks:
         raise UserError(
             f"--steps {steps}", f"there are only {positions} tokens to write",
-            f"At most {positions}; only the remdm schedulers gain from more.",
+            f"At most {positions}; the remdm schedulers take more.",
         )  # fmt: skip
     if steps < blocks:
         raise UserError(f"--steps {steps}", f"{blocks} blocks need a step each")

@@ -116,31 +116,39 @@ class Filtered:
         self.prediction = prediction
         self.temperature, self.top_p, self.top_k = temperature, top_p, top_k
         self._scale = temperature or 1.0
-        self._kept = self._candidates() if top_p < 1 or top_k else None
+        self._found: tuple[Tensor, Tensor] | None = None
 
     def __getitem__(self, rows: Tensor) -> Filtered:
         """The distribution at some of the positions: `rows` is (N,) bool."""
         part = copy.copy(self)
         part.prediction = self.prediction[rows]
-        part._kept = None if self._kept is None else (self._kept[0][rows], self._kept[1][rows])
+        part._found = None if self._found is None else (self._found[0][rows], self._found[1][rows])
         return part
+
+    @property
+    def _kept(self) -> tuple[Tensor, Tensor] | None:
+        """What the filters keep, found when it is first asked for; None without filters."""
+        if self._found is None and (self.top_p < 1 or 0 < self.top_k < self.prediction.logits.shape[-1]):
+            self._found = self._candidates()
+        return self._found
 
     def _candidates(self) -> tuple[Tensor, Tensor]:
         """Renormalised probabilities (N, C), 0 outside the filters, and their ids (N, C)."""
+        top_k = min(self.top_k, self.prediction.logits.shape[-1])
         for size in _CANDIDATES:
             values, ids = self.prediction.top(size)
             probs = self._probability(values) if self.top_p < 1 else (values / self._scale).softmax(-1)
             # Enough is looked at where all of the nucleus is, or the k-th token and those that tie with it.
             enough = probs.sum(-1) >= self.top_p if self.top_p < 1 else torch.zeros_like(probs[:, 0], dtype=torch.bool)
-            if 0 < self.top_k < size:
-                enough = enough | (values[:, -1] < values[:, self.top_k - 1])
+            if 0 < top_k < values.shape[1]:
+                enough = enough | (values[:, -1] < values[:, top_k - 1])
             if size >= self.prediction.logits.shape[-1] or bool(enough.all()):
                 probs = nucleus(probs, self.top_p) if self.top_p < 1 else probs
                 break
         else:
             probs, ids = self._wide(nucleus(probs, self.top_p), ids, ~enough)
-        if 0 < self.top_k < probs.shape[-1]:
-            probs = probs.masked_fill(probs < probs.topk(self.top_k).values[:, -1:], 0.0)
+        if 0 < top_k < probs.shape[-1]:
+            probs = probs.masked_fill(probs < probs.topk(top_k).values[:, -1:], 0.0)
         return probs / probs.sum(-1, keepdim=True), ids
 
     def _wide(self, probs: Tensor, ids: Tensor, wide: Tensor) -> tuple[Tensor, Tensor]:

@@ -71,6 +71,7 @@ class Recorder:
         self._piece: Callable[[int], str] = functools.cache(lambda token: tokenizer.decode([token]))
         self._probs = torch.zeros(*ids.shape, _CANDIDATES)
         self._ids = torch.zeros(*ids.shape, _CANDIDATES, dtype=torch.long)
+        self._masked, self._written = ~self._given.cpu(), ids.cpu()
 
     def frames(self, step: Step) -> Iterator[Frame]:
         """One frame for each row of the batch."""
@@ -81,6 +82,12 @@ class Recorder:
             k = values.shape[1]
             self._probs[where, :k], self._ids[where, :k] = probs.cpu(), ids.cpu()
         masked = step.masked.cpu()
+        again = (
+            masked & ~self._masked
+        )  # remasked: what is fed back there, if anything, is the token that was taken away
+        self._probs[again] = torch.eye(_CANDIDATES)[0] * self._soft
+        self._ids[again, 0] = self._written[again]
+        self._masked, self._written = masked, step.ids.cpu()
         confidence = torch.where(masked, self._probs[..., 0], step.confidence.cpu())
         confidence = confidence.masked_fill(self._given.cpu(), 1.0)
         for row, (text, pad) in enumerate(zip(self._texts, self._padding, strict=True)):

@@ -84,15 +84,20 @@ def denoiser_config(name: str, raw: dict[str, Any]) -> PreTrainedConfig:
             config = _llada(raw, name)
         else:
             config = AutoConfig.for_model(**raw)
-    except (KeyError, ValueError, TypeError) as error:
+    except Exception as error:  # configurations check themselves, with errors of many kinds
         raise UserError(f"the configuration of {name} cannot be used", f"model_type {kind!r}: {error}") from None
     if getattr(config, "is_causal", True) is not False:
         raise UserError(
             f"{name} is a causal model", "it was not trained to fill masks (its config.json has no is_causal = false)",
-            "smdiff finetune makes a denoiser of it.",
+            "Give a Dream, a LLaDA, or another model that was.",
         )  # fmt: skip
     if getattr(config, "mask_token_id", None) is None:
         raise UserError(f"{name} names no mask token", "its config.json has no mask_token_id")
+    if not isinstance(getattr(config, SHIFT, None), bool):
+        raise UserError(
+            f"{name} does not say which position an output predicts", f"its config.json has no {SHIFT}",
+            f'Put "{SHIFT}": true there if it is the next one (adapted causal models), false if its own.',
+        )  # fmt: skip
     after = [key for key in _AFTER_THE_HEAD if getattr(config, key, None) not in (None, 1, 1.0)]
     if after:
         raise UserError(f"{name} cannot be used", f"models with {', '.join(after)} are not supported")
@@ -111,7 +116,7 @@ def load_causal(folder: Path, raw: dict[str, Any], dtype: torch.dtype | None) ->
         UserError: weights that are missing, too many, or of another shape.
     """
     config = denoiser_config(str(folder), raw)
-    shift = bool(getattr(config, SHIFT, True))
+    shift = getattr(config, SHIFT)
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -119,6 +124,7 @@ def load_causal(folder: Path, raw: dict[str, Any], dtype: torch.dtype | None) ->
             dtype="auto" if dtype is None else dtype,
             key_mapping=_LLADA_NAMES if raw.get("model_type") == "llada" else None,
             use_safetensors=True,
+            ignore_mismatched_sizes=True,  # reported below, with all else that does not fit
             output_loading_info=True,
         )
     except Exception as error:  # unreadable files and networks raise nearly anything
@@ -130,4 +136,6 @@ def load_causal(folder: Path, raw: dict[str, Any], dtype: torch.dtype | None) ->
     if wrong:
         more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
         raise UserError(f"{folder} does not fit the model", "; ".join(wrong[:_SHOWN]) + more)
+    # Or it would be saved under the names it was read from, which are not those of its configuration.
+    model._weight_conversions = None
     return model.eval(), shift

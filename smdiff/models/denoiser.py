@@ -135,7 +135,9 @@ class Denoiser(nn.Module):
         if self.shift:
             first = 0 if valid is None else valid.int().argmax(1)[batch]
             column = (column - 1).clamp(min=first)
-        return self._encode(x, positions[:, window], valid, cache)[batch, column - (window.start or 0)]
+        # Below 0 only where a comparison leaves out the position before the window: its first reads its own output.
+        column = (column - (window.start or 0)).clamp(min=0)
+        return self._encode(x, positions[:, window], valid, cache)[batch, column]
 
     def _encode(self, x: Tensor, positions: Tensor, valid: Tensor | None, cache: BlockCache | None) -> Tensor:
         if isinstance(self.backbone, DiT):

@@ -31,7 +31,7 @@ class DiTConfig(PretrainedConfig):
         num_hidden_layers: blocks.
         cond_dim: width of the conditioning vector.
         dropout: on both residual branches.
-        max_position_embeddings: training length; rotary positions have no table, so it is no limit.
+        max_position_embeddings: training length, in tokens.
         mask_token_id: the absorbing state.
     """
 

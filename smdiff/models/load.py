@@ -17,10 +17,10 @@ from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 from transformers.trainer_utils import get_last_checkpoint
 
-from smdiff.data.tokenizers import load_tokenizer
+from smdiff.data.tokenizers import load_tokenizer, open_tokenizer
 from smdiff.diffusion.soft_mask import SoftMask
 from smdiff.errors import UserError
 from smdiff.models.causal import load_causal
@@ -321,7 +321,7 @@ def read_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
             "Name the one it was trained with: --tokenizer gpt2, say.",
         )  # fmt: skip
     try:
-        return AutoTokenizer.from_pretrained(folder)
+        return open_tokenizer(folder)
     except Exception as error:  # malformed files make it raise nearly anything
         raise UserError(f"cannot read the tokenizer in {folder}", first_line(error)) from None
 
@@ -356,7 +356,8 @@ def _without_token(vocab_size: int, mask_id: int, tokenizer: PreTrainedTokenizer
 def _load_dit(name: str, tokenizer_name: str | None) -> Model:
     checkpoint = read_checkpoint(name)
     shape = checkpoint.shape
-    if checkpoint.folder is None and tokenizer_name is not None:
+    carried = checkpoint.folder is not None and _has_tokenizer(checkpoint.folder)
+    if not carried and tokenizer_name is not None:
         tokenizer = load_tokenizer(tokenizer_name)
         if len(tokenizer) != shape.vocab_size or tokenizer.mask_token_id != shape.mask_token_id:
             raise UserError(
@@ -372,16 +373,26 @@ def _load_dit(name: str, tokenizer_name: str | None) -> Model:
 def _load_causal(name: str, folder: Path, tokenizer_name: str | None, dtype: torch.dtype | None) -> Model:
     backbone, shift = load_causal(folder, read_object(folder / "config.json"), dtype)
     mask_id, vocab_size = backbone.config.mask_token_id, backbone.config.vocab_size
-    tokenizer = load_tokenizer(tokenizer_name or str(folder))
-    known = tokenizer.get_vocab().values()
-    if max(known) >= vocab_size:
+    tokenizer = load_tokenizer(tokenizer_name or str(folder), mask_id)
+    largest = max(tokenizer.get_vocab().values())
+    if largest >= vocab_size or tokenizer.mask_token_id != mask_id:
         raise UserError(
-            f"the tokenizer does not fit {name}", f"it has ids up to {max(known)}, the model {vocab_size} embeddings"
+            f"the tokenizer does not fit {name}",
+            f"its ids go up to {largest} with the mask at {tokenizer.mask_token_id}, the model has {vocab_size} "
+            f"embeddings with the mask at {mask_id}",
         )
-    denoiser = Denoiser(
-        backbone, mask_id, read_soft_mask(folder), shift, _without_token(vocab_size, mask_id, tokenizer)
-    )
-    return Model(denoiser, tokenizer)
+    forbidden = _without_token(vocab_size, mask_id, tokenizer)
+    return Model(Denoiser(backbone, mask_id, read_soft_mask(folder), shift, forbidden), tokenizer)
+
+
+def _place(device: str | torch.device | None) -> torch.device:
+    """The device that was asked for, or the best there is."""
+    try:
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {device}", first_line(error), "Give cpu, cuda or cuda:N, or leave it out.") from None
+    return place
 
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -404,12 +415,14 @@ def load(
     Raises:
         UserError: whatever is missing or does not fit.
     """
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    place = _place(device)
     dtype = _DTYPES.get(precision, torch.float32 if place.type == "cpu" else None)
     path = local_path(name)
     model = _load_causal(name, path, tokenizer, dtype) if path.is_dir() and _is_causal(path) else None
     model = model or _load_dit(name, tokenizer)
     model.denoiser.to(place).eval()
+    if dtype is None and model.denoiser.table.dtype == torch.float16:
+        dtype = torch.bfloat16  # logits of tokens that are never chosen are beyond float16
     if dtype is not None:
         model.denoiser.backbone.to(dtype)  # the three scalars stay in float32
     return model

@@ -67,6 +67,24 @@ def test_sampling_prints_texts_and_json_lines(capsys, runs):
     assert len(json.loads(binary)["ids"]) == 9
 
 
+def test_every_step_goes_to_a_page_and_a_history(capsys, runs, tmp_path):
+    page, history = tmp_path / "steps.html", tmp_path / "steps.jsonl"
+    arguments = ["sample", str(runs / "soft"), "--prompt", "ab", "--length", "8", "--steps", "4", "--num", "2"]
+    arguments += ["--scheduler", "entropy", "--json", "--history", str(history)]
+    code, out, err = run(capsys, *arguments, "--show", "html", "--show-to", str(page))
+    assert code == 0
+    assert str(page) in err
+    texts = [json.loads(line) for line in out.splitlines()]
+    frames = [json.loads(line) for line in history.read_text().splitlines()]
+    assert [(f["text"], f["step"]) for f in frames] == [(t, s) for s in range(4) for t in range(2)]
+    assert [f["ids"][2:10] for f in frames[-2:]] == [t["ids"] for t in texts]
+    assert frames[0]["given"] == [True, True] + [False] * 8
+    assert "<script" in page.read_text()
+    code, _, err = run(capsys, *arguments, "--show", "live")  # no terminal here: a plain line a step
+    assert code == 0
+    assert sum(line.startswith("step ") for line in err.splitlines()) == 4
+
+
 def test_eval_text_compares_models_on_the_same_masks(capsys, runs, text, tmp_path):
     models = [str(runs / "binary"), str(runs / "soft")]
     out = tmp_path / "scores.json"
@@ -216,6 +234,14 @@ def test_bad_models_and_folders_get_one_line(capsys, runs, text, tmp_path):
     binary = str(runs / "binary")
     assert "no soft-mask scalars" in refused(capsys, "sample", binary, "--soft-mask")
     assert "no model at nowhere" in refused(capsys, "sample", "nowhere")
+    assert "Did you mean 'live'?" in refused(capsys, "sample", binary, "--show", "life")
+    nowhere = str(tmp_path / "nowhere" / "x")
+    assert "there is no folder" in refused(capsys, "sample", binary, "--show", "html", "--show-to", nowhere)
+    assert "there is no folder" in refused(capsys, "sample", binary, "--history", nowhere)
+    assert "cannot read" in refused(capsys, "sample", binary, "--prompt-file", nowhere)
+    assert "--device" in refused(capsys, "sample", binary, "--device", "gpu")
+    assert "only 16 tokens" in refused(capsys, "sample", binary, "--steps", "17")
+    assert "--soft-mask-scale" in refused(capsys, "sample", binary, "--soft-mask")
     assert "Missing argument" in refused(capsys, "sample")
     assert "no model in" in refused(capsys, "eval-text", str(tmp_path))
     assert "no such choice" in refused(capsys, "sample", binary, "--scheduler", "ancestrall")

@@ -77,7 +77,8 @@ def test_nucleus_keeps_the_token_that_crosses():
 
 @pytest.mark.parametrize("width", [0.3, 3.0, 30.0])
 @pytest.mark.parametrize(
-    ("temperature", "top_p", "top_k"), [(1.0, 0.9, 0), (0.1, 0.9, 0), (0.7, 1.0, 5), (1.0, 0.95, 50)]
+    ("temperature", "top_p", "top_k"),
+    [(1.0, 0.9, 0), (0.1, 0.9, 0), (0.7, 1.0, 5), (1.0, 0.95, 50), (1.0, 1.0, 2000), (1.0, 0.9, 9000)],
 )
 def test_filters_equal_a_sort_of_the_vocabulary(width, temperature, top_p, top_k):
     """Few candidates, many, or all: whatever the width of the nucleus, the kept set and its law are the sort's."""

@@ -189,8 +189,33 @@ def test_a_published_dream_answers_and_never_writes_what_has_no_token(dream_fold
     assert model.tokenizer.decode(asked.ids).endswith("<|im_start|>assistant\n")
 
 
+def test_a_tokenizer_that_names_its_own_code_is_opened_without_it(dream_folder, tmp_path, monkeypatch):
+    """As on the hub: the class exists in the model's own code only. Nobody is asked whether to run it."""
+    folder = shutil.copytree(dream_folder, tmp_path / "dream")
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings |= {
+        "tokenizer_class": "DreamTokenizer",
+        "auto_map": {"AutoTokenizer": ["tokenization_dream.DreamTokenizer", None]},
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked whether to run code"))
+    tokenizer = smdiff.load(str(folder)).tokenizer
+    assert (len(tokenizer), tokenizer.mask_token_id, tokenizer.eos_token_id) == (151667, 151666, 151643)
+    assert tokenizer.decode(tokenizer("def f(x):\n    return x")["input_ids"]) == "def f(x):\n    return x"
+
+
+def test_a_prompt_may_not_hold_masks(dream_folder):
+    model = smdiff.load(str(dream_folder))
+    assert "--infill" in refused(model, "a <|mask|> b", SampleConfig(length=4))
+
+
+def test_nothing_asked_is_nothing_written(model):
+    assert smdiff.generate(model, []) == []
+    assert "given twice" in refused(model, "a", SampleConfig(prompt="b"))
+
+
 def test_a_model_that_was_not_made_a_denoiser_is_refused(shared):
-    with pytest.raises(UserError, match="smdiff finetune makes a denoiser of it"):
+    with pytest.raises(UserError, match="is a causal model"):
         smdiff.load(str(shared / "data/models/stories260k"))
 
 

@@ -26,7 +26,7 @@ class State:
         writable: the positions that generation may change: masked at the start, in this block.
         confidence: the model's probability of each token when it was revealed; 0 where none was.
         index: 0 for the first step of a block.
-        steps: steps of this block; 0 for schedulers that take as many as they need.
+        steps: steps of this block; without meaning for schedulers that take as many as they need.
         t, s: this step goes from time t down to s.
         noise: the source of randomness, read through `uniform`.
         alive: (B,) the rows that have something to do; the others wait for them.

@@ -83,6 +83,9 @@ class Counted(Ranked):
         share = 1 - torch.tensor(state.s, dtype=torch.float32) / torch.tensor(state.t, dtype=torch.float32)
         return (state.masked.sum(1) * share.to(state.masked.device)).int()
 
+    def plan(self, state: State) -> Tensor:
+        return state.masked & (self.counts(state) > 0)[:, None]
+
     def choose(self, state: State, scores: Tensor) -> Tensor:
         if self.alg_temp > 0:
             # The largest of score / T plus Gumbel noise are a draw without replacement (float64: see sampling.py).
