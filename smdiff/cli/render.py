@@ -127,8 +127,6 @@ class Viewer:
                 raise UserError(f"cannot write {option} {path}", "it is a folder")
 
     def __enter__(self) -> Viewer:
-        if self._live is not None:
-            self._live.__enter__()
         return self
 
     def watch(self, frames: list[Frame]) -> None:
@@ -144,9 +142,13 @@ class Viewer:
         if self._html is not None:
             self._frames += frames
 
-    def __exit__(self, *error: Any) -> None:
+    def settle(self) -> None:
+        """The batch is done and its texts are about to be printed."""
         if self._live is not None:
-            self._live.__exit__(*error)
+            self._live.settle()
+
+    def __exit__(self, *error: Any) -> None:
+        self.settle()
         if self._history is not None:
             self._history.close()
         if self._html is not None and self._frames:
@@ -154,11 +156,12 @@ class Viewer:
             note(f"steps: {self._html}")
 
 
-def samples(texts: Iterable[Text], json: bool) -> None:
+def samples(texts: Iterable[Text], json: bool, viewer: Viewer) -> None:
     """Texts as they come."""
     from smdiff.files import dumps
 
     for text in texts:
+        viewer.settle()
         if json:
             print(dumps(dataclasses.asdict(text), None), flush=True)
         else:

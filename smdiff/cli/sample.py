@@ -57,4 +57,4 @@ def sample(
     loaded = load(model, config.tokenizer, config.device, config.precision)
     with viewer:
         texts = write(loaded, config, watch=viewer.watch if viewer.on else None, progress=show != "live")
-        samples(texts, json)
+        samples(texts, json, viewer)

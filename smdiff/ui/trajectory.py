@@ -48,29 +48,28 @@ class LiveView:
     """Shows the texts of the current batch: redrawn in place on a terminal, elsewhere the first one, a line a step."""
 
     def __init__(self) -> None:
+        self._terminal = err.is_terminal and not console._quiet
         self._live: Live | None = None
-        if err.is_terminal and not console._quiet:
-            # Results that go to a file or a pipe must still get there.
-            self._live = Live(
-                console=err, auto_refresh=False, redirect_stdout=out.is_terminal, vertical_overflow="crop"
-            )
         self._hidden: dict[int, list[bool]] = {}
         self._top: dict[int, int] = {}
 
     def __enter__(self) -> LiveView:
-        if self._live:
-            self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.settle()
+
+    def settle(self) -> None:
+        """Leave the last state on the screen; what is printed next goes below it."""
         if self._live:
             self._live.stop()
+            self._live = None  # a new one starts where the cursor is then; this one would draw over what was printed
 
     def show(self, frames: Iterable[Frame]) -> None:
         """Draw one frame for each text of the batch."""
         frames = list(frames)
         step, nfe, left = frames[0].step + 1, frames[0].nfe, sum(sum(f.masked) for f in frames)
-        if self._live is None:
+        if not self._terminal:
             note(f"step {step}  {nfe} passes  {sum(frames[0].masked)} masks left  |{_plain(frames[0])}|")
             return
         total = sum(f.given.count(False) for f in frames)
@@ -80,6 +79,12 @@ class LiveView:
         for n, frame in enumerate(frames[:shown]):
             lines += self._drawn(frame, max(1, (err.height - 1 - len(lines)) // (shown - n) - 2))
         self._hidden = {f.text: f.masked for f in frames}
+        if self._live is None:
+            # Results that go to a file or a pipe must still get there.
+            self._live = Live(
+                console=err, auto_refresh=False, redirect_stdout=out.is_terminal, vertical_overflow="crop"
+            )
+            self._live.start()
         self._live.update(Group(*lines), refresh=True)
 
     def _drawn(self, frame: Frame, room: int) -> list[Text]:
