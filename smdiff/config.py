@@ -315,7 +315,11 @@ class SampleConfig:
         "ancestral", f"How masks are revealed: {', '.join(SCHEDULER_NAMES)}", DECODING, choices=SCHEDULER_NAMES
     )
     steps: int | None = option(
-        None, "Denoising steps; by default 64, or as many as there are new tokens", DECODING, low=1, high=1_000_000
+        None,
+        "Denoising steps; by default 64, or the number of new tokens if that is less",
+        DECODING,
+        low=1,
+        high=1_000_000,
     )
     temperature: float | None = option(
         None, "Of the draw, 0 for the likeliest; by default 1 at random orders, 0.1 in Dream's, else 0", DECODING,
@@ -390,7 +394,7 @@ class SampleConfig:
     stop: bool = option(True, "End a continuation at its first end-of-text", TEXTS)
     suppress_eos: int = option(0, "No end-of-text within so many first new tokens", TEXTS, low=0, high=131072)
     batch_size: int = option(16, "Texts written at once; does not change them", TEXTS, low=1, high=100_000)
-    seed: int = option(0, "Text i depends on the seed and i alone", TEXTS, low=0, high=2**31)
+    seed: int = option(0, "For a given length and steps, text i depends on the seed and i", TEXTS, low=0, high=2**31)
 
     tokenizer: str | None = option(None, "Folder or hub name, for weights that carry none", MODEL)
     device: str | None = option(None, "cpu, cuda, cuda:1, ...; by default the GPU if there is one", MODEL)
@@ -424,6 +428,7 @@ class SampleConfig:
             raise UserError(
                 f"--scheduler {self.scheduler} --block-length {self.block_length}",
                 "remasking runs on a clock over the whole text, not over blocks or a cache",
+                "Leave out one of them.",
             )
         if self.block_length is not None and self.infill is not None:
             raise UserError(

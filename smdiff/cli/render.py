@@ -137,7 +137,10 @@ class Viewer:
             self._live.show(frames)
         if self._history_path is not None:
             # Not before there is something to write: a refused call must not empty an older file.
-            self._history = self._history or self._history_path.open("w", encoding="utf-8")
+            try:
+                self._history = self._history or self._history_path.open("w", encoding="utf-8")
+            except OSError as error:
+                raise UserError(f"cannot write --history {self._history_path}", error.strerror or str(error)) from None
             self._history.writelines(dumps(history_line(frame), None) + "\n" for frame in frames)
         if self._html is not None:
             self._frames += frames

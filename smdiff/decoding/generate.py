@@ -309,7 +309,7 @@ def _length(denoiser: Denoiser, config: SampleConfig, prompts: list[Prompt]) -> 
     """New tokens after each prompt."""
     infills = [p for p in prompts if p.kind == "infill"]
     if len(infills) == len(prompts) and config.length is not None:
-        raise UserError(f"--length {config.length}", "the spans say how many tokens to write: <mask:12>")
+        raise UserError(f"--length {config.length} has no effect", "the spans say how many tokens to write")
     most, longest = denoiser.max_length, max(len(p.ids) for p in prompts)
     if longest > most or (longest == most and len(infills) < len(prompts)):
         raise UserError(f"a prompt has {longest} tokens", f"the model's length is {most}", "Shorten it.")
@@ -331,7 +331,9 @@ def _steps(config: SampleConfig, positions: int) -> int:
         blocks, rest = divmod(positions, config.block_length)
         if rest or not blocks:
             raise UserError(
-                f"--block-length {config.block_length}", f"{positions} new tokens do not divide into such blocks"
+                f"--block-length {config.block_length}",
+                f"{positions} new tokens do not divide into such blocks",
+                "Set --length to a multiple of it.",
             )
     if SCHEDULERS[config.scheduler].adaptive:
         if config.steps is not None:

@@ -303,8 +303,8 @@ def read_checkpoint(name: str, heads: int | None = None) -> Checkpoint:
         stated = read_object(config).get("n_heads") if config.exists() else None
         return _read_mdlm(weights[0], heads or stated)
     raise UserError(
-        f"no model in {name}", "neither a run of smdiff nor a checkpoint in MDLM's layout",
-        "Give a run's --out folder, a .safetensors or a .ckpt file.",
+        f"no model in {name}", "neither a run of smdiff, nor MDLM weights, nor a transformers model",
+        "Give one of them, or a name on the hub (owner/model).",
     )  # fmt: skip
 
 
@@ -391,7 +391,9 @@ def _place(device: str | torch.device | None) -> torch.device:
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.empty(0, device=place)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {device}", first_line(error), "Give cpu, cuda or cuda:N, or leave it out.") from None
+        raise UserError(
+            f"--device {device}", "there is no such device here", "Leave it out for the best there is."
+        ) from error
     return place
 
 
