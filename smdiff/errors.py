@@ -29,3 +29,17 @@ class Interrupted(UserError):
     """Stopped by Ctrl-C or SIGTERM with the work saved. Exit code 130."""
 
     exit_code = 130
+
+
+_SHOWN = 4
+
+
+def some(items: list[str]) -> str:
+    """The first few of many things that are wrong, and how many more there are."""
+    return "; ".join(items[:_SHOWN]) + (f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else "")
+
+
+def first_line(error: BaseException) -> str:
+    """What a library's error says in its first line, or its kind if it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

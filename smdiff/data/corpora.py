@@ -21,7 +21,7 @@ from typing import TypeAlias
 import datasets
 import numpy as np
 
-from smdiff.errors import UserError
+from smdiff.errors import UserError, first_line
 
 Documents: TypeAlias = datasets.Dataset | datasets.IterableDataset
 
@@ -219,7 +219,7 @@ def _from_hub(name: str, column: str, streaming: bool) -> tuple[Documents, Docum
     try:
         splits = datasets.load_dataset(name, streaming=streaming)
     except Exception as error:  # network, missing name, gated, malformed: one answer for the user
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         raise UserError(
             f"--data {name}", f"no such file or folder here, and not loaded from the hub ({reason})",
             "Give a path that exists, or check the name and the network.",

@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from smdiff.data.corpora import _MARKOV_SYMBOLS
-from smdiff.errors import UserError
+from smdiff.errors import UserError, first_line
 
 END, MASK = "<|endoftext|>", "<|mask|>"
 
@@ -87,9 +87,8 @@ def load_tokenizer(name: str, mask_id: int | None = None) -> PreTrainedTokenizer
         else:
             tokenizer = open_tokenizer(folder if folder.is_dir() else Path(name))
     except Exception as error:  # missing, malformed, or no network: one answer for the user
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"--tokenizer {name}", f"neither loaded from a folder nor from the hub ({reason})",
+            f"--tokenizer {name}", f"neither loaded from a folder nor from the hub ({first_line(error)})",
             "Give bytes, bpe:N, or a folder with tokenizer.json or vocab.json and merges.txt.",
         ) from None  # fmt: skip
     if tokenizer.eos_token_id is None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, PreTrainedModel, Qwen2Config
 
-from smdiff.errors import UserError
+from smdiff.errors import UserError, first_line, some
 
 SHIFT = "shifted_logits"
 """Name of the configuration's entry: the output at a position predicts the next one."""
@@ -34,7 +34,6 @@ _LLADA_NAMES = {
 }
 # What a causal model may do between its last hidden state and its logits beyond one linear map.
 _AFTER_THE_HEAD = ("final_logit_softcapping", "logit_scale", "logits_scaling")
-_SHOWN = 4
 
 
 def _llada(raw: dict[str, Any], name: str) -> PreTrainedConfig:
@@ -128,14 +127,12 @@ def load_causal(folder: Path, raw: dict[str, Any], dtype: torch.dtype | None) ->
             output_loading_info=True,
         )
     except Exception as error:  # unreadable files and networks raise nearly anything
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"cannot load {folder}", lines[0]) from None
+        raise UserError(f"cannot load {folder}", first_line(error)) from None
     wrong = [f"{key} is missing" for key in sorted(report["missing_keys"])]
     wrong += [f"{key} is not part of the model" for key in sorted(report["unexpected_keys"])]
     wrong += [f"{key[0] if isinstance(key, tuple) else key} has another shape" for key in report["mismatched_keys"]]
     if wrong:
-        more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
-        raise UserError(f"{folder} does not fit the model", "; ".join(wrong[:_SHOWN]) + more)
+        raise UserError(f"{folder} does not fit the model", some(wrong))
     # Or it would be saved under the names it was read from, which are not those of its configuration.
     model._weight_conversions = None
     return model.eval(), shift

@@ -22,7 +22,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from smdiff.data.tokenizers import load_tokenizer, open_tokenizer
 from smdiff.diffusion.soft_mask import SoftMask
-from smdiff.errors import UserError
+from smdiff.errors import UserError, first_line, some
 from smdiff.models.causal import load_causal
 from smdiff.models.denoiser import Denoiser
 from smdiff.models.dit import DiT, DiTConfig
@@ -31,7 +31,6 @@ _PREFIX = "backbone."
 _HEAD = "tran_head."
 # Rotary frequencies, which MDLM stores and this DiT computes.
 _COMPUTED = "rotary_emb.inv_freq"
-_SHOWN = 4
 
 
 class _Inert:
@@ -80,11 +79,6 @@ def read_pickled_checkpoint(path: Path) -> dict[str, Any]:
     return loaded
 
 
-def first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
-
-
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a .safetensors file.
 
@@ -129,9 +123,8 @@ def load_strictly(module: torch.nn.Module, tensors: dict[str, Tensor], source: s
         if n in tensors and tensors[n].shape != x.shape
     ]
     if wrong:
-        more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
         raise UserError(
-            f"{source} does not fit the model", "; ".join(wrong[:_SHOWN]) + more,
+            f"{source} does not fit the model", some(wrong),
             "In training, leave out --preset, --tokenizer and the shape's options to take the checkpoint's own.",
         )  # fmt: skip
     module.load_state_dict(tensors)

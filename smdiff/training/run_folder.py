@@ -12,10 +12,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from smdiff.errors import RunFailed, UserError
+from smdiff.errors import RunFailed, UserError, some
 from smdiff.files import read_json, write_json
-
-_SHOWN = 4
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
@@ -42,9 +40,8 @@ class RunFolder:
             if resume == "never":
                 raise UserError(f"--out {path} holds a run already", fix="Choose another folder, or --resume auto.")
             if changed := _differences(stored.get("identity", {}), identity):
-                more = f" and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
                 raise UserError(
-                    f"--out {path} holds a run with another configuration", "; ".join(changed[:_SHOWN]) + more,
+                    f"--out {path} holds a run with another configuration", some(changed),
                     "Choose another folder, or the old options to go on.",
                 )  # fmt: skip
         elif any((path / name).exists() for name in ("config.json", "model.safetensors", "checkpoints")):

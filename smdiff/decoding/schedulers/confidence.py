@@ -136,20 +136,26 @@ class LowConfidence(MaskgitPlus):
 
 
 @dataclass(frozen=True)
-class Threshold(Ranked):
-    """Fast-dLLM's: reveal every position at least this confident, and in each row always the best one.
-
-    Args:
-        threshold: on the model's probability of its most likely token, whatever the temperature of the draw.
-    """
+class Adaptive(Ranked):
+    """As many steps as it takes: the model's own probabilities decide, whatever the temperature of the draw."""
 
     temperature: float = 0.0
-    threshold: float = 0.9
 
     adaptive: ClassVar[bool] = True
 
     def timesteps(self, steps: int) -> Iterable[tuple[float, float]]:
         return itertools.repeat((1.0, 0.0))
+
+
+@dataclass(frozen=True)
+class Threshold(Adaptive):
+    """Fast-dLLM's: reveal every position at least this confident, and in each row always the best one.
+
+    Args:
+        threshold: on the model's probability of its most likely token.
+    """
+
+    threshold: float = 0.9
 
     def scores(self, filtered: Filtered) -> Tensor:
         return Filtered(filtered.prediction).greedy()[1]
@@ -159,23 +165,17 @@ class Threshold(Ranked):
 
 
 @dataclass(frozen=True)
-class EntropyBound(Ranked):
+class EntropyBound(Adaptive):
     """Reveal the lowest entropies while their sum, less the largest among them, stays within a bound.
 
     That sum bounds the error of drawing the tokens independently, so one position always goes (arXiv 2505.24857,
     section 4).
 
     Args:
-        entropy_bound: in nats, on the model's entropies, whatever the temperature of the draw.
+        entropy_bound: in nats, on the model's entropies.
     """
 
-    temperature: float = 0.0
     entropy_bound: float = 0.1
-
-    adaptive: ClassVar[bool] = True
-
-    def timesteps(self, steps: int) -> Iterable[tuple[float, float]]:
-        return itertools.repeat((1.0, 0.0))
 
     def scores(self, filtered: Filtered) -> Tensor:
         return filtered.prediction.statistics()[1]
