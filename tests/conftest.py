@@ -18,7 +18,7 @@ from smdiff.diffusion.soft_mask import SoftMask
 from smdiff.models.causal import load_causal
 from smdiff.models.denoiser import Denoiser
 from smdiff.models.dit import DiT, DiTConfig
-from smdiff.models.load import read_object
+from smdiff.models.weights import read_object
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -10,21 +10,23 @@ import typer
 from typer.exceptions import TyperException
 
 from smdiff.cli.eval_text import eval_text
+from smdiff.cli.finetune import finetune
 from smdiff.cli.options import from_config
 from smdiff.cli.pretrain import pretrain
 from smdiff.cli.sample import sample
-from smdiff.config import EvalTextConfig, PretrainConfig, SampleConfig
+from smdiff.config import EvalTextConfig, FinetuneConfig, PretrainConfig, SampleConfig
 from smdiff.errors import UserError
 
 app = typer.Typer(
     name="smdiff",
-    help="Soft-masked diffusion language models: train, sample, evaluate.",
+    help="Soft-masked diffusion language models: train, finetune, sample, evaluate.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
 app.command("pretrain")(from_config(PretrainConfig)(pretrain))
+app.command("finetune")(from_config(FinetuneConfig)(finetune))
 app.command("sample")(from_config(SampleConfig)(sample))
 app.command("eval-text")(from_config(EvalTextConfig)(eval_text))
 

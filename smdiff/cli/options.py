@@ -32,13 +32,24 @@ def _parameter(config: type, field: dataclasses.Field) -> inspect.Parameter:
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
+# Panels come on the help screen in the order of their first option; these come first, in this order.
+_FIRST = ("Data", "Model", "Adapter", "Soft-masking", "Objective")
+
+
+def _in_panels(config: type) -> list[dataclasses.Field]:
+    """The fields, those of a panel together."""
+    fields = dataclasses.fields(config)
+    panels = [*_FIRST, *(f.metadata["panel"] for f in fields)]
+    return sorted(fields, key=lambda f: panels.index(f.metadata["panel"]))
+
+
 def from_config(config: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command that ends in **flags one option for every field of `config`."""
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = inspect.signature(command, eval_str=True)
         kept = [p for p in own.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-        added = [_parameter(config, f) for f in dataclasses.fields(config)]
+        added = [_parameter(config, f) for f in _in_panels(config)]
 
         def run(**arguments: Any) -> None:
             command(**arguments)

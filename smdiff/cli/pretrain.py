@@ -29,13 +29,14 @@ def pretrain(
     """
     resolved = resolve(PretrainConfig, flags, config)
 
-    from smdiff.cli.render import pretrain_plan, pretrain_result, setup
+    from smdiff.cli.render import setup, training_plan, training_result
 
     setup(quiet)
-    from smdiff.training.pretrain import plan, prepare
+    from smdiff.training.pretrain import prepare
     from smdiff.training.pretrain import pretrain as train
+    from smdiff.training.run import plan
 
     if dry_run:
-        pretrain_plan(plan(resolved.config, prepare(resolved)), json)
+        training_plan(plan(resolved.config, prepare(resolved)), json)
     else:
-        pretrain_result(train(resolved), json)
+        training_result(train(resolved), json)

@@ -61,7 +61,7 @@ def _pairs(title: str, rows: list[tuple[str, str]]) -> None:
     out.print(table)
 
 
-def pretrain_plan(plan: dict[str, Any], json: bool) -> None:
+def training_plan(plan: dict[str, Any], json: bool) -> None:
     """What a run would do."""
     if json:
         return _json(plan)
@@ -83,7 +83,7 @@ def _number(value: float | None, form: str) -> str:
     return "-" if value is None or not math.isfinite(value) else format(value, form)
 
 
-def pretrain_result(result: dict[str, Any], json: bool) -> None:
+def training_result(result: dict[str, Any], json: bool) -> None:
     """What a run did."""
     if json:
         return _json(result)
@@ -105,7 +105,7 @@ def pretrain_result(result: dict[str, Any], json: bool) -> None:
             ("soft mask", f"w_s {soft['w_s']:.3f}, w_a {soft['w_a']:.3f}, w_b {soft['w_b']:.3f}, k {soft['k']}")
         )
     rows.append(("files", f"{result['model']}: curves.png, metrics.jsonl, result.json, model.safetensors"))
-    _pairs(f"pretrain {result['model']}", rows)
+    _pairs(f"{result['command']} {result['model']}", rows)
     for remark in result["notes"]:
         out.print(f"note: {remark}", markup=False)
 

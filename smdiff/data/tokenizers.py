@@ -77,8 +77,11 @@ def open_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         return Qwen2Tokenizer.from_pretrained(folder)
 
 
-def load_tokenizer(name: str, mask_id: int | None = None) -> PreTrainedTokenizerBase:
-    """A tokenizer from a folder or the hub; if it has no mask token, `mask_id` becomes it, or else one is added."""
+def load_tokenizer(name: str, mask_id: int | None = None, add_mask: bool = True) -> PreTrainedTokenizerBase:
+    """A tokenizer from a folder or the hub; if it has no mask token, `mask_id` becomes it, or else one is added.
+
+    With `add_mask` False it is left as it is.
+    """
     folder = Path(name).expanduser()
     try:
         if folder.is_dir() and not (folder / "tokenizer_config.json").exists() and (folder / "merges.txt").exists():
@@ -95,7 +98,7 @@ def load_tokenizer(name: str, mask_id: int | None = None) -> PreTrainedTokenizer
         raise UserError(f"--tokenizer {name}", "it has no end-of-text token, which separates documents")
     if tokenizer.mask_token_id is None and mask_id is not None:
         tokenizer.mask_token = tokenizer.convert_ids_to_tokens(mask_id)
-    elif tokenizer.mask_token_id is None:
+    elif tokenizer.mask_token_id is None and add_mask:
         tokenizer.add_special_tokens({"mask_token": MASK})
     return tokenizer
 

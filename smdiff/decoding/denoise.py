@@ -199,7 +199,7 @@ class _Run:
             left = self.masked.sum(1) / self.at_start.clamp(min=1)
             scale = progress_scale(self.options.soft_mask_schedule, left)[:, None].expand_as(blended)[blended]
         valid = None if self.valid is None else self.valid[rows]
-        return self.denoiser(
+        return self.denoiser.predict(
             ids[rows], asked[rows], feedback, scale, blended=blended[rows], valid=valid, cache=cache
         )  # fmt: skip
 

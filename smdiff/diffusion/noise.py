@@ -80,11 +80,39 @@ class NoiseDraw:
         t: (B,) times.
         masked: (B, L) bool, true where a token is replaced by the mask.
         two_pass: whether the step makes the gradient-free first pass of soft-masking.
+        correction: (B,) what a row's terms are multiplied by in the ELBO, see `mask_some`; None for nothing.
     """
 
     t: Tensor
     masked: Tensor
     two_pass: bool
+    correction: Tensor | None = None
+
+
+def mask_some(u: Tensor, share: Tensor, maskable: Tensor, pick: Tensor) -> tuple[Tensor, Tensor]:
+    """Mask each maskable token with probability `share`, and one of them where that masks none.
+
+    Rows that got one mask come up more often than they should, by (1 - p)^n / n for each of their n tokens beside
+    p (1 - p)^(n-1). Their terms times n p / (n p + 1 - p), and a sum over masked tokens has the expectation that it has
+    without the repair.
+
+    Args:
+        u: (B, L) uniform draws.
+        share: (B,) the probability p.
+        maskable: (B, L) bool, at least one true in each row.
+        pick: (B,) uniform draws, for the rows that need a mask.
+
+    Returns:
+        (B, L) bool, and (B,) the factor, 1 for rows with several masks.
+    """
+    masked = (u < share[:, None]) & maskable
+    count = maskable.sum(1)
+    rank = maskable.cumsum(1) - 1
+    one = maskable & (rank == (pick * count).long()[:, None])
+    masked = torch.where(masked.any(1, keepdim=True), masked, one)
+    natural = share * count
+    factor = natural / (natural + 1 - share)
+    return masked, torch.where(masked.sum(1) == 1, factor, torch.ones_like(factor))
 
 
 def draw_step(
@@ -100,17 +128,32 @@ def draw_step(
     t_max: float = 1.0,
     antithetic: bool = True,
     device: torch.device | str = "cpu",
+    maskable: Tensor | None = None,
+    one_time: bool = False,
 ) -> NoiseDraw:
     """The noise of optimiser step `step`: a function of (seed, step) alone.
 
     Every process draws the noise of the whole global batch (`rows` x `length`) on the CPU and keeps its `part`, so
     the result does not depend on how the batch is spread over processes, micro-batches or devices, and a
     resumed run repeats an uninterrupted one.
+
+    Args:
+        maskable: (B, L) bool for the rows of `part`, L <= `length`: only these are masked, at least one in each row;
+            None masks anything, or nothing.
+        one_time: all rows of `part` have the time of its first.
     """
     generator = torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
     two_pass = bool(torch.rand((), generator=generator) < p_two_pass)
     t = sample_times(torch.rand(rows, generator=generator), t_min, t_max, antithetic)
     # Shuffled over the rows, or the last micro-batch and the last process would always get the most masks.
     t = t[torch.randperm(rows, generator=generator)]
-    masked = torch.rand(rows, length, generator=generator) < 1 - schedule.alpha(t)[:, None]
-    return NoiseDraw(t[part].to(device), masked[part].to(device), two_pass)
+    u = torch.rand(rows, length, generator=generator)[part]
+    t = t[part]
+    if one_time:
+        t = t[:1].expand(len(t))
+    share = 1 - schedule.alpha(t)
+    if maskable is None:
+        return NoiseDraw(t.to(device), (u < share[:, None]).to(device), two_pass)
+    pick = torch.rand(rows, generator=generator)[part]
+    masked, correction = mask_some(u[:, : maskable.shape[1]], share, maskable.cpu(), pick)
+    return NoiseDraw(t.to(device), masked.to(device), two_pass, correction.to(device))

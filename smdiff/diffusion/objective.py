@@ -1,22 +1,44 @@
-"""The training objective: the negative ELBO of masked diffusion in one pass, or in the two passes of soft-masking."""
+"""The training objectives of masked diffusion, in one pass or in the two passes of soft-masking.
+
+`elbo` is the negative ELBO in continuous time; `code` is the reference's for finetuning, a mean cross-entropy over t.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from smdiff.diffusion.noise import NoiseDraw, NoiseSchedule, corrupt
-from smdiff.diffusion.soft_mask import Feedback, SoftMask
+from smdiff.diffusion.noise import SCHEDULES, NoiseDraw, NoiseSchedule, corrupt
+from smdiff.diffusion.soft_mask import Feedback
+
+
+class Scores(NamedTuple):
+    """What was asked of one forward pass, at the N positions it predicted.
+
+    Attributes:
+        nll: (N,) -log p of the targets in nats.
+        feedback: the prediction, reduced to what a soft mask needs.
+    """
+
+    nll: Tensor | None
+    feedback: Feedback | None
 
 
 class Denoises(Protocol):
-    """What the objective asks of a model: logits at masked positions, from ids and, maybe, feedback."""
+    """What an objective asks of a model: scores at masked positions, from ids and, maybe, feedback."""
 
-    def __call__(self, ids: Tensor, masked: Tensor, feedback: Feedback | None = None) -> Tensor: ...
+    def __call__(
+        self,
+        ids: Tensor,
+        masked: Tensor,
+        feedback: Feedback | None = None,
+        *,
+        targets: Tensor | None = None,
+        observe: bool = False,
+    ) -> Scores: ...
 
 
 @dataclass(frozen=True)
@@ -25,26 +47,19 @@ class Loss:
 
     Attributes:
         nll: (N,) -log p(x0 | x_t) in nats.
-        weight: (N,) its weight in the negative ELBO, 1/t for the log-linear schedule.
+        weight: (N,) its weight in the objective, 1/t in the ELBO for the log-linear schedule.
     """
 
     nll: Tensor
     weight: Tensor
 
     def total(self) -> Tensor:
-        """The negative ELBO of the batch in nats, summed over its tokens (visible tokens contribute 0)."""
+        """The weighted sum; of the ELBO, in nats over the batch's tokens (visible tokens contribute 0)."""
         return (self.nll * self.weight).sum()
 
 
-def negative_elbo(
-    model: Denoises,
-    x0: Tensor,
-    draw: NoiseDraw,
-    schedule: NoiseSchedule,
-    mask_id: int,
-    soft_mask: SoftMask | None = None,
-) -> Loss:
-    """Negative ELBO of `x0` (B, L) under one draw of the noise (method of arXiv 2510.17206, section 3.3).
+def masked_nll(model: Denoises, x0: Tensor, draw: NoiseDraw, mask_id: int) -> Tensor:
+    """(N,) -log p(x0 | x_t) at the masked positions of `x0` (B, L), row-major (arXiv 2510.17206, section 3.3).
 
     A two-pass draw first predicts from plain masks without gradient, then takes the loss of the prediction made from
     the soft-masked input; gradients reach the network and the three scalars through the second pass only.
@@ -52,11 +67,63 @@ def negative_elbo(
     x_t = corrupt(x0, draw.masked, mask_id)
     feedback = None
     if draw.two_pass:
-        if soft_mask is None:
-            raise ValueError("a two-pass step needs a soft mask")
         with torch.no_grad():
-            feedback = soft_mask.observe(model(x_t, draw.masked))
-    logits = model(x_t, draw.masked, feedback)
-    nll = F.cross_entropy(logits.float(), x0[draw.masked], reduction="none")
-    weight = schedule.weight(draw.t)[:, None].expand_as(x0)[draw.masked]
-    return Loss(nll, weight)
+            feedback = model(x_t, draw.masked, observe=True).feedback
+    nll = model(x_t, draw.masked, feedback, targets=x0[draw.masked]).nll
+    assert nll is not None
+    return nll
+
+
+def negative_elbo(model: Denoises, x0: Tensor, draw: NoiseDraw, schedule: NoiseSchedule, mask_id: int) -> Loss:
+    """Negative ELBO of `x0` (B, L) under one draw of the noise."""
+    weight = schedule.weight(draw.t)
+    if draw.correction is not None:
+        weight = weight * draw.correction
+    return Loss(masked_nll(model, x0, draw, mask_id), weight[:, None].expand_as(x0)[draw.masked])
+
+
+def mean_cross_entropy(model: Denoises, x0: Tensor, draw: NoiseDraw, mask_id: int, shift: bool) -> Loss:
+    """1/t times the mean over masked tokens of -log p (arXiv 2510.17206, section 3.3, and its released trainer).
+
+    All rows have one t. With shifted logits the first position has no output that predicts it and is not scored.
+    """
+    scored = draw.masked.clone()
+    if shift:
+        scored[:, 0] = False
+    weight = scored / (draw.t[:, None] * scored.sum().clamp(min=1))
+    return Loss(masked_nll(model, x0, draw, mask_id), weight[draw.masked])
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a run minimises: the noise it draws, and the loss of a micro-batch under it.
+
+    Attributes:
+        noise: the schedule that gives the masked share at t.
+        times: smallest and largest t.
+        is_mean: the rows of a micro-batch share one t and its loss is a mean (`code`); otherwise each row has its own t
+            and the loss is a sum over tokens (`elbo`).
+    """
+
+    noise: NoiseSchedule
+    times: tuple[float, float]
+    is_mean: bool = False
+
+    def loss(self, model: Denoises, x0: Tensor, draw: NoiseDraw, mask_id: int, shift: bool) -> Loss:
+        """The micro-batch's loss."""
+        if self.is_mean:
+            return mean_cross_entropy(model, x0, draw, mask_id, shift)
+        return negative_elbo(model, x0, draw, self.noise, mask_id)
+
+
+def objective(name: str, times: tuple[float, float], noise: str = "log-linear") -> Objective:
+    """`elbo`, or `code`, which masks a share of (1 - eps) t + eps as its reference does."""
+    if name == "elbo":
+        return Objective(SCHEDULES[noise], times)
+    if name == "code":
+        return Objective(_CODE, times, is_mean=True)
+    raise ValueError(f"unknown objective {name!r}; known: elbo, code")
+
+
+_EPS = 1e-3
+_CODE = NoiseSchedule(g=lambda t: t + _EPS / (1 - _EPS), dg=torch.ones_like, eps=_EPS)

@@ -48,6 +48,12 @@ class Feedback:
         """The feedback of some of the positions: `rows` is (N,) bool."""
         return Feedback(*(None if x is None else x[rows] for x in (self.logits, self.indices, self.neg_entropy)))
 
+    @classmethod
+    def cat(cls, parts: list[Feedback]) -> Feedback:
+        """The feedback of several groups of positions, one after the other."""
+        fields = zip(*((p.logits, p.indices, p.neg_entropy) for p in parts), strict=True)
+        return cls(*(None if f[0] is None else torch.cat(f) for f in fields))
+
 
 class SoftMask(nn.Module):
     """The three learned scalars of soft-masking, and the blend they control.
@@ -111,6 +117,13 @@ class SoftMask(nn.Module):
         """lambda for `neg_entropy` of any shape; `scale` multiplies w_s (a schedule over decoding progress)."""
         return scale * self.w_s * torch.sigmoid(self.w_a * (neg_entropy - self.w_b))
 
+    def blend(self, feedback: Feedback, scale: float | Tensor = 1.0) -> Tensor:
+        """(N,) lambda at the positions of `feedback`."""
+        if feedback.neg_entropy is not None:
+            return self.strength(feedback.neg_entropy, scale)
+        log_p = (feedback.logits / self.temperature).log_softmax(-1)
+        return self.strength((log_p.exp() * log_p).sum(-1), scale)
+
     def embed(
         self,
         ids: Tensor,
@@ -129,15 +142,13 @@ class SoftMask(nn.Module):
             scale: factor on lambda in [0, 1], one or (N,); 0 gives the mask's embedding exactly.
         """
         if feedback.indices is None:
-            log_p = (feedback.logits / self.temperature).log_softmax(-1)
-            p = log_p.exp()
-            strength = self.strength((p * log_p).sum(-1), scale)[:, None].to(table.dtype)
+            p = (feedback.logits / self.temperature).softmax(-1)
+            strength = self.blend(feedback, scale)[:, None].to(table.dtype)
             plain = F.embedding(ids, table)
             return plain.masked_scatter(
                 masked[..., None], torch.lerp(plain[masked], p.to(table.dtype) @ table, strength)
             )
-        assert feedback.neg_entropy is not None
-        strength = self.strength(feedback.neg_entropy, scale)[:, None]
+        strength = self.blend(feedback, scale)[:, None]
         # Every position is a bag of weighted rows: a visible one holds its token with weight 1, a masked one the mask
         # and its k predictions. One gather-and-sum kernel makes all of the input, and one pass its gradient; the
         # (N, k, D) rows are never materialised.
@@ -160,6 +171,19 @@ class SoftMask(nn.Module):
         """Write `soft_mask.json`: the raw parameters (exact) beside the values that a person reads."""
         raw = {name: float(p) for name, p in self.named_parameters()}
         (folder / "soft_mask.json").write_text(json.dumps({"k": self.k, **self.values(), "raw": raw}, indent=2) + "\n")
+
+    @classmethod
+    def from_transparency(cls, stored: dict[str, Any]) -> SoftMask | None:
+        """From the `transparency_config.json` of the paper's code (values rounded to bf16); None if it is off."""
+        kind, temperature = stored["transparency_alg"], float(stored.get("mixture_temp", 1.0))
+        if kind == "none":
+            return None
+        if kind not in ("mixinputs_with_topk", "mixinputs_with_temp"):
+            raise ValueError(f"transparency_alg {kind!r} is not known")
+        if kind == "mixinputs_with_topk" and temperature != 1:
+            raise ValueError(f"a mixture_temp of {temperature:g} with top-k is not supported")
+        w_s, w_a, w_b = (float(stored[f"transparency_{name}"]) for name in ("scale", "steepness", "centre"))
+        return cls(int(stored["mixinputs_k"]) if kind == "mixinputs_with_topk" else None, w_s, w_a, w_b, temperature)
 
     @classmethod
     def from_dict(cls, stored: dict[str, Any]) -> SoftMask:

@@ -18,15 +18,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from smdiff.diffusion.noise import corrupt
-from smdiff.diffusion.soft_mask import Feedback
 from smdiff.models.denoiser import Denoiser
 
-# Elements of one block of logits: small enough to stay in the cache, and in memory with a large vocabulary.
-_LOGITS_AT_ONCE = 2**22
 _CONFIDENCE = 1.96
 
 
@@ -74,43 +70,49 @@ class Elbo:
         return self.one_pass if self.two_pass is None else self.two_pass
 
 
-def mask_draws(sequences: int, length: int, draws: int, seed: int) -> Iterator[Tensor]:
-    """`draws` masks (S, L, bool), the same for every model that asks with the same numbers.
+def mask_draws(maskable: Tensor, draws: int, seed: int, times: tuple[float, float] = (0.0, 1.0)) -> Iterator[Tensor]:
+    """`draws` masks (S, L, bool) of `maskable` (S, L, bool), the same for every model that asks with the same numbers.
 
-    Over the draws of one sequence the masked count is stratified over 1..L.
+    Over the draws of one sequence the masked share is stratified over `times`.
     """
     generator = torch.Generator().manual_seed(seed)
-    offset = torch.rand(sequences, generator=generator)
+    total = maskable.sum(1)
+    offset = torch.rand(len(maskable), generator=generator)
+    low, high = times
     for draw in range(draws):
-        count = ((offset + draw) / draws * length).long().clamp(max=length - 1) + 1
-        rank = torch.rand(sequences, length, generator=generator).argsort(1).argsort(1)
-        yield rank < count[:, None]
+        share = low + (high - low) * (offset + draw) / draws
+        count = torch.minimum((share * total).long() + 1, total)
+        order = torch.rand(maskable.shape, generator=generator).masked_fill(~maskable, torch.inf)
+        yield (order.argsort(1).argsort(1) < count[:, None]) & maskable
 
 
-def _score(denoiser: Denoiser, hidden: Tensor, targets: Tensor, observe: bool) -> tuple[Tensor, Feedback | None]:
-    """-log p of `targets` (N,) from hidden states (N, D), and the feedback; logits exist for a block at a time."""
-    rows = max(1, _LOGITS_AT_ONCE // denoiser.vocab_size)
-    nll, parts = [], []
-    for h, y in zip(hidden.split(rows), targets.split(rows), strict=True):
-        logits = denoiser.logits(h).float()
-        nll.append(F.cross_entropy(logits, y, reduction="none"))
-        if observe:
-            assert denoiser.soft_mask is not None
-            parts.append(denoiser.soft_mask.observe(logits))
-    if not observe:
-        return torch.cat(nll), None
-    fields = zip(*((p.logits, p.indices, p.neg_entropy) for p in parts), strict=True)
-    return torch.cat(nll), Feedback(*(None if f[0] is None else torch.cat(f) for f in fields))
+@dataclass(frozen=True)
+class HeldOut:
+    """Sequences to score.
+
+    Attributes:
+        ids: (S, L) tokens.
+        maskable: (S, L, bool) the tokens that are scored (a response's); None for all.
+        valid: (S, L, bool) false at padding on the right, which nothing sees; None for none.
+    """
+
+    ids: Tensor
+    maskable: Tensor | None = None
+    valid: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
 
 
 @torch.no_grad()
 def elbo(
     denoiser: Denoiser,
-    x0: Tensor,
+    x0: Tensor | HeldOut,
     *,
     draws: int = 8,
     seed: int = 0,
     batch_size: int = 32,
+    times: tuple[float, float] = (0.0, 1.0),
     advance: Callable[[int], None] = lambda sequences: None,
 ) -> Elbo:
     """Negative ELBO of sequences `x0` (S, L) under `denoiser`, each over `draws` masks.
@@ -118,23 +120,31 @@ def elbo(
     A soft-masked model gives both figures from two passes: the first pass is the one-pass estimate.
 
     Args:
+        times: masked shares to average over; the ELBO is over all of them.
         advance: told how many (sequence, draw) pairs were just scored.
     """
-    total, length = x0.shape
-    sums = torch.zeros(2, total, dtype=torch.float64)
+    data = x0 if isinstance(x0, HeldOut) else HeldOut(x0)
+    maskable = torch.ones_like(data.ids, dtype=torch.bool) if data.maskable is None else data.maskable
+    sums = torch.zeros(2, len(data), dtype=torch.float64)
     soft = denoiser.soft_mask is not None
     training, device = denoiser.training, denoiser.device
     denoiser.eval()
-    for masks in mask_draws(total, length, draws, seed):
-        for start in range(0, total, batch_size):
+    for masks in mask_draws(maskable, draws, seed, times):
+        for start in range(0, len(data), batch_size):
             part = slice(start, start + batch_size)
-            x, masked = x0[part].to(device), masks[part].to(device)
+            x, masked, valid = data.ids[part], masks[part], None
+            if data.valid is not None:
+                longest = int(data.valid[part].sum(1).max())
+                x, masked, valid = x[:, :longest], masked[:, :longest], data.valid[part, :longest].to(device)
+            x, masked = x.to(device), masked.to(device)
             x_t, targets = corrupt(x, masked, denoiser.mask_id), x[masked]
-            nll, feedback = _score(denoiser, denoiser.hidden(x_t, masked), targets, observe=soft)
-            scores = [nll]
-            if feedback is not None:
-                scores.append(_score(denoiser, denoiser.hidden(x_t, masked, feedback), targets, observe=False)[0])
+            first = denoiser.score(denoiser.hidden(x_t, masked, valid=valid), targets, observe=soft)
+            scores = [first.nll]
+            if soft:
+                again = denoiser.hidden(x_t, masked, first.feedback, valid=valid)
+                scores.append(denoiser.score(again, targets).nll)
             for row, score in enumerate(scores):
+                assert score is not None
                 per_token = torch.zeros(x.shape, device=device).masked_scatter(masked, score)
                 sums[row, part] += (per_token.sum(1) / masked.sum(1)).double().cpu()
             advance(len(x))

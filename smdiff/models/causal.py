@@ -6,11 +6,20 @@ other tensor names. So nobody's code is downloaded and run.
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, PreTrainedModel, Qwen2Config
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    BitsAndBytesConfig,
+    LlamaConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen2Config,
+)
 
 from smdiff.errors import UserError, first_line, some
 
@@ -88,7 +97,7 @@ def denoiser_config(name: str, raw: dict[str, Any]) -> PreTrainedConfig:
     if getattr(config, "is_causal", True) is not False:
         raise UserError(
             f"{name} is a causal model", "it was not trained to fill masks (its config.json has no is_causal = false)",
-            "Give a Dream, a LLaDA, or another model that was.",
+            "Make a denoiser of it with smdiff finetune.",
         )  # fmt: skip
     if getattr(config, "mask_token_id", None) is None:
         raise UserError(f"{name} names no mask token", "its config.json has no mask_token_id")
@@ -97,42 +106,80 @@ def denoiser_config(name: str, raw: dict[str, Any]) -> PreTrainedConfig:
             f"{name} does not say which position an output predicts", f"its config.json has no {SHIFT}",
             f'Put "{SHIFT}": true there if it is the next one (adapted causal models), false if its own.',
         )  # fmt: skip
-    after = [key for key in _AFTER_THE_HEAD if getattr(config, key, None) not in (None, 1, 1.0)]
-    if after:
-        raise UserError(f"{name} cannot be used", f"models with {', '.join(after)} are not supported")
+    check_head(name, config)
     return config
 
 
-def load_causal(folder: Path, raw: dict[str, Any], dtype: torch.dtype | None) -> tuple[PreTrainedModel, bool]:
+def check_head(name: str, config: PreTrainedConfig) -> None:
+    """Refuse models whose logits are not the output layer's own."""
+    after = [key for key in _AFTER_THE_HEAD if getattr(config, key, None) not in (None, 1, 1.0)]
+    if after:
+        raise UserError(f"{name} cannot be used", f"models with {', '.join(after)} are not supported")
+
+
+def is_causal(raw: dict[str, Any]) -> bool:
+    """Whether a config.json is that of an ordinary causal model, which fills no masks yet."""
+    return raw.get("model_type") not in ("Dream", "llada") and raw.get("is_causal", True) is not False
+
+
+def load_causal(
+    folder: Path, raw: dict[str, Any], dtype: torch.dtype | None, quantize: bool = False
+) -> tuple[PreTrainedModel, bool]:
     """The backbone in evaluation mode, and whether its logits are shifted.
 
     Args:
         folder: with safetensors, in one file or several.
         raw: its config.json.
         dtype: of the weights; None keeps the checkpoint's own.
+        quantize: whether the linear layers hold four bits a weight.
 
     Raises:
         UserError: weights that are missing, too many, or of another shape.
     """
     config = denoiser_config(str(folder), raw)
-    shift = getattr(config, SHIFT)
+    names = _LLADA_NAMES if raw.get("model_type") == "llada" else None
+    return load_weights(folder, config, dtype, quantize, key_mapping=names), getattr(config, SHIFT)
+
+
+def load_weights(
+    folder: Path, config: PreTrainedConfig, dtype: torch.dtype | None, quantize: bool = False, **options: Any
+) -> PreTrainedModel:
+    """A causal `transformers` model, strictly: `options` are those of `from_pretrained`.
+
+    Raises:
+        UserError: unreadable, or weights that are missing, too many, or of another shape.
+    """
+    source = folder / options["gguf_file"] if "gguf_file" in options else folder
+    if quantize:
+        options["quantization_config"] = _four_bits()
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             folder,
             config=config,
             dtype="auto" if dtype is None else dtype,
-            key_mapping=_LLADA_NAMES if raw.get("model_type") == "llada" else None,
             use_safetensors=True,
             ignore_mismatched_sizes=True,  # reported below, with all else that does not fit
             output_loading_info=True,
+            trust_remote_code=False,
+            **options,
         )
     except Exception as error:  # unreadable files and networks raise nearly anything
-        raise UserError(f"cannot load {folder}", first_line(error)) from None
+        raise UserError(f"cannot load {source}", first_line(error)) from None
     wrong = [f"{key} is missing" for key in sorted(report["missing_keys"])]
     wrong += [f"{key} is not part of the model" for key in sorted(report["unexpected_keys"])]
     wrong += [f"{key[0] if isinstance(key, tuple) else key} has another shape" for key in report["mismatched_keys"]]
     if wrong:
-        raise UserError(f"{folder} does not fit the model", some(wrong))
+        raise UserError(f"{source} does not fit the model", some(wrong))
     # Or it would be saved under the names it was read from, which are not those of its configuration.
     model._weight_conversions = None
-    return model.eval(), shift
+    return model.eval()
+
+
+def _four_bits() -> Any:
+    if find_spec("bitsandbytes") is None:
+        raise UserError("--quantize 4bit needs bitsandbytes", fix="pip install bitsandbytes, or leave it out.")
+    # NF4 with nested constants, as in QLoRA (arXiv 2305.14314).
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )  # fmt: skip

@@ -6,16 +6,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from smdiff.diffusion.objective import Scores
 from smdiff.diffusion.prediction import FORBIDDEN
 from smdiff.diffusion.soft_mask import Feedback, SoftMask
+from smdiff.models import adapters
 from smdiff.models.cache import BlockCache
 from smdiff.models.dit import DiT
 
 # Rows up to which `_few_rows` is worth it.
 _FEW = 32
+# Elements of one block of logits, without and with gradient: beyond it they cost more memory than time.
+_LOGITS_AT_ONCE = {False: 2**24, True: 2**26}
 
 
 def _few_rows(hidden: Tensor, weight: Tensor) -> Tensor:
@@ -29,6 +35,12 @@ def _few_rows(hidden: Tensor, weight: Tensor) -> Tensor:
     return torch.bmm(hidden.expand(parts, *hidden.shape), split).transpose(0, 1).reshape(-1, vocabulary)
 
 
+def _without_adapter(module: nn.Module) -> nn.Module:
+    """The layer below peft's wrapper for single trained rows."""
+    rows = getattr(module, "token_adapter", None)
+    return module if rows is None else rows.base_layer
+
+
 class Denoiser(nn.Module):
     """Wraps a backbone and, if it has them, its soft-mask scalars.
 
@@ -40,6 +52,7 @@ class Denoiser(nn.Module):
             position 0 is predicted by its own output.
         forbidden: ids that are never predicted; by default the mask alone. A test passes () to compare with code that
             lets a model predict masks.
+        adapter: the wrapper of the peft adapter whose layers are in the backbone.
 
     Attributes:
         nfe: forward passes of the network since it was last set to 0 (a pass over a batch counts one).
@@ -54,9 +67,11 @@ class Denoiser(nn.Module):
         soft_mask: SoftMask | None = None,
         shift: bool = False,
         forbidden: Sequence[int] | None = None,
+        adapter: PeftModel | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
+        self._adapter = (adapter,)  # not registered: its parameters are the backbone's already
         self.soft_mask = soft_mask
         self.mask_id = mask_id
         self.shift = shift
@@ -67,13 +82,24 @@ class Denoiser(nn.Module):
     def with_soft_mask(self, soft_mask: SoftMask) -> Denoiser:
         """The same network with other scalars."""
         forbidden = self.forbidden.tolist()
-        other = Denoiser(self.backbone, self.mask_id, soft_mask.to(self.device), self.shift, forbidden)
+        other = Denoiser(self.backbone, self.mask_id, soft_mask.to(self.device), self.shift, forbidden, self.adapter)
         return other.train(self.training)
 
     @property
+    def adapter(self) -> PeftModel | None:
+        """The peft wrapper of the backbone, which knows how to save and merge; None without an adapter."""
+        return self._adapter[0]
+
+    @property
     def table(self) -> Tensor:
-        """(V, D) input embeddings."""
-        return self.backbone.get_input_embeddings().weight
+        """(V, D) input embeddings; the mask's row is `mask_row` where an adapter trains it."""
+        return _without_adapter(self.backbone.get_input_embeddings()).weight
+
+    @property
+    def mask_row(self) -> Tensor | None:
+        """(D,) the mask's embedding where an adapter trains it, None where it is in the table."""
+        rows = getattr(self.backbone.get_input_embeddings(), "token_adapter", None)
+        return None if rows is None else rows.trainable_tokens_delta["default"][0]
 
     @property
     def device(self) -> torch.device:
@@ -98,11 +124,22 @@ class Denoiser(nn.Module):
         `feedback` holds one row for each of the N true entries of `blended`, in row-major order; `scale`, one factor or
         (N,), multiplies lambda.
         """
-        if feedback is None:
-            return nn.functional.embedding(ids, self.table)
-        if self.soft_mask is None:
+        if feedback is not None and self.soft_mask is None:
             raise ValueError("feedback was given to a model without soft-mask scalars")
-        return self.soft_mask.embed(ids, blended, feedback, self.table, scale)
+        table, row = self.table, self.mask_row
+        if feedback is None:
+            x = nn.functional.embedding(ids, table)
+        else:
+            assert self.soft_mask is not None
+            x = self.soft_mask.embed(ids, blended, feedback, table, scale)
+        if row is None:
+            return x
+        # How much of each input is the mask's embedding; peft would copy the whole table to put one row in.
+        share = (ids == self.mask_id).to(x.dtype)
+        if feedback is not None:
+            assert self.soft_mask is not None
+            share = share.masked_scatter(blended, 1 - self.soft_mask.blend(feedback, scale).to(x.dtype))
+        return x + share[..., None] * (row.to(x.dtype) - table[self.mask_id])
 
     def hidden(
         self,
@@ -151,20 +188,76 @@ class Denoiser(nn.Module):
         """Logits (N, V) of hidden states (N, D); forbidden ids have `FORBIDDEN`."""
         if isinstance(self.backbone, DiT):
             return self.backbone.decode(hidden, forbidden=self.forbidden)
-        head = self.backbone.get_output_embeddings()
+        # A tied head that an adapter wraps differs at the mask only, which is forbidden.
+        head = _without_adapter(self.backbone.get_output_embeddings())
         few = hidden.device.type == "cpu" and len(hidden) <= _FEW and not torch.is_grad_enabled()
         plain = type(head) is nn.Linear and head.bias is None
         logits = _few_rows(hidden, head.weight) if few and plain else head(hidden)
         return logits.index_fill_(-1, self.forbidden, FORBIDDEN)
 
+    def score(self, hidden: Tensor, targets: Tensor | None, observe: bool = False) -> Scores:
+        """-log p of `targets` (N,) from hidden states (N, D), and, if asked, the feedback.
+
+        Logits exist for some rows at a time; where gradients are wanted and the rows are many, they are computed again
+        for the backward pass rather than kept.
+        """
+        at_once = _LOGITS_AT_ONCE[torch.is_grad_enabled()] // (4 if hidden.device.type == "cpu" else 1)
+        rows = max(1, at_once // self.vocab_size)
+        grad, several = torch.is_grad_enabled(), len(hidden) > rows
+        nll, seen = [], []
+        for start in range(0, max(len(hidden), 1), rows):
+            h = hidden[start : start + rows]
+            y = None if targets is None else targets[start : start + rows]
+            if observe or not (grad and several):
+                logits = self.logits(h).float()
+                if y is not None:
+                    nll.append(nn.functional.cross_entropy(logits, y, reduction="none"))
+                if observe:
+                    if self.soft_mask is None:
+                        raise ValueError("feedback was asked of a model without soft-mask scalars")
+                    seen.append(self.soft_mask.observe(logits.detach()))
+            elif y is not None:
+                nll.append(checkpoint(self._nll, h, y, use_reentrant=False, preserve_rng_state=False))
+        return Scores(torch.cat(nll) if nll else None, Feedback.cat(seen) if seen else None)
+
+    def _nll(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(self.logits(hidden).float(), targets, reduction="none")
+
     def forward(
+        self,
+        ids: Tensor,
+        where: Tensor,
+        feedback: Feedback | None = None,
+        scale: float | Tensor = 1.0,
+        *,
+        targets: Tensor | None = None,
+        observe: bool = False,
+        **context,
+    ) -> Scores:
+        """Scores at the N true entries of `where`, row-major: one forward pass.
+
+        Args:
+            ids, where, feedback, scale, context: as in `hidden`.
+            targets: (N,) tokens whose -log p is wanted.
+            observe: whether the feedback for a next pass is wanted.
+        """
+        return self.score(self.hidden(ids, where, feedback, scale, **context), targets, observe)
+
+    def predict(
         self, ids: Tensor, where: Tensor, feedback: Feedback | None = None, scale: float | Tensor = 1.0, **context
     ) -> Tensor:
         """Logits (N, V) at the N true entries of `where`, row-major; arguments as in `hidden`."""
         return self.logits(self.hidden(ids, where, feedback, scale, **context))
 
     def save(self, folder: Path) -> None:
-        """Write the weights as a `transformers` folder (safetensors), and `soft_mask.json` beside them."""
-        self.backbone.save_pretrained(folder)
+        """Write the weights as a `transformers` folder (safetensors), and `soft_mask.json` beside them.
+
+        Of an adapted model the adapter's own files are written, and the configuration that the base has with it.
+        """
+        if self.adapter is None:
+            self.backbone.save_pretrained(folder)
+        else:
+            adapters.save(self.adapter, folder)
+            self.backbone.config.save_pretrained(folder)
         if self.soft_mask is not None:
             self.soft_mask.save(folder)

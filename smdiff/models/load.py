@@ -1,228 +1,38 @@
-"""One way in: a run folder, MDLM's layout, a Dream, a LLaDA, a hub name. Strict about every tensor; runs no code."""
+"""One way in: a run folder, an adapter, MDLM's layout, a Dream, a LLaDA, a hub name. Strict about every tensor; runs no
+code."""
 
 from __future__ import annotations
 
-import collections
-import json
-import pickle
 import re
-import types
-import zipfile
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from huggingface_hub import snapshot_download
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
+from huggingface_hub import hf_hub_download, snapshot_download
 from transformers import PreTrainedTokenizerBase
 from transformers.trainer_utils import get_last_checkpoint
 
 from smdiff.data.tokenizers import load_tokenizer, open_tokenizer
 from smdiff.diffusion.soft_mask import SoftMask
-from smdiff.errors import UserError, first_line, some
-from smdiff.models.causal import load_causal
+from smdiff.errors import UserError, first_line
+from smdiff.models import adapters
+from smdiff.models.adapt import Adaptation, adapted, is_gguf, open_causal_tokenizer
+from smdiff.models.causal import SHIFT, is_causal, load_causal
 from smdiff.models.denoiser import Denoiser
 from smdiff.models.dit import DiT, DiTConfig
-
-_PREFIX = "backbone."
-_HEAD = "tran_head."
-# Rotary frequencies, which MDLM stores and this DiT computes.
-_COMPUTED = "rotary_emb.inv_freq"
-
-
-class _Inert:
-    """Stands for any object of a pickle that is not a tensor; accepts everything, does nothing."""
-
-    def __init__(self, *args: object, **kwargs: object) -> None: ...
-
-    def __setstate__(self, state: object) -> None: ...
-
-    def __setitem__(self, key: object, value: object) -> None: ...
-
-    def __call__(self, *args: object, **kwargs: object) -> _Inert:
-        return self
-
-    def append(self, item: object) -> None: ...
-
-    def extend(self, items: object) -> None: ...
-
-
-_TENSOR_GLOBALS: dict[tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): collections.OrderedDict,
-    ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
-    ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
-    ("torch", "Size"): torch.Size,
-}
-
-
-class _InertUnpickler(pickle.Unpickler):
-    """Builds tensors and plain containers; every other global becomes `_Inert`, so no code of the file runs."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        return _TENSOR_GLOBALS.get((module, name), _Inert)
-
-
-def read_pickled_checkpoint(path: Path) -> dict[str, Any]:
-    """The tensors of a torch checkpoint (a Lightning .ckpt, say) without running anything in it."""
-    if not zipfile.is_zipfile(path):
-        raise UserError(f"cannot read {path}", "it is no torch checkpoint (not a zip file)")
-    inert_pickle = types.SimpleNamespace(Unpickler=_InertUnpickler, load=pickle.load, __name__="smdiff.inert_pickle")
-    try:
-        loaded = torch.load(path, map_location="cpu", pickle_module=inert_pickle, weights_only=False)
-    except Exception as error:  # whatever a broken or hostile file makes the reader say
-        raise UserError(f"cannot read {path}", first_line(error)) from None
-    if not isinstance(loaded, dict):
-        raise UserError(f"cannot read {path}", "it holds no dictionary of tensors")
-    return loaded
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a .safetensors file.
-
-    Raises:
-        UserError: missing, cut short, or no safetensors file.
-    """
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"cannot read {path}", first_line(error)) from None
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object.
-
-    Raises:
-        UserError: missing, or not an object.
-    """
-    try:
-        value = json.loads(path.read_text())
-    except OSError as error:
-        raise UserError(f"cannot read {path}", error.strerror or type(error).__name__) from None
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON", str(error)) from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path} is not a JSON object")
-    return value
-
-
-def load_strictly(module: torch.nn.Module, tensors: dict[str, Tensor], source: str) -> None:
-    """Fill `module` with `tensors`: each must be there, in shape, and none too many.
-
-    Raises:
-        UserError: naming the tensors that are missing, extra or misshapen.
-    """
-    wanted = module.state_dict()
-    wrong = [f"{n} is missing" for n in wanted if n not in tensors]
-    wrong += [f"{n} is not part of the model" for n in tensors if n not in wanted]
-    wrong += [
-        f"{n} is {tuple(tensors[n].shape)}, expected {tuple(x.shape)}"
-        for n, x in wanted.items()
-        if n in tensors and tensors[n].shape != x.shape
-    ]
-    if wrong:
-        raise UserError(
-            f"{source} does not fit the model", some(wrong),
-            "In training, leave out --preset, --tokenizer and the shape's options to take the checkpoint's own.",
-        )  # fmt: skip
-    module.load_state_dict(tensors)
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """Weights and what comes with them.
-
-    Attributes:
-        shape: the DiT that the tensors describe.
-        tensors: by our names.
-        soft_mask: the stored scalars, or None for a binary model.
-        folder: the run's folder with its tokenizer; None for bare weights.
-        note: something the user should know (a run that is not finished, say).
-    """
-
-    source: str
-    shape: DiTConfig
-    tensors: dict[str, Tensor]
-    soft_mask: SoftMask | None = None
-    folder: Path | None = None
-    note: str = ""
-
-
-def _shape_of(tensors: dict[str, Tensor], frequencies: Tensor | None, heads: int | None, source: str) -> DiTConfig:
-    """The DiT that bare MDLM tensors belong to, read off their shapes."""
-    try:
-        vocab_size, hidden = tensors["vocab_embed.embedding"].shape
-        cond_dim = tensors["sigma_map.mlp.0.weight"].shape[0]
-    except KeyError as error:
-        raise UserError(
-            f"{source} is not in MDLM's layout", f"it has no tensor {error.args[0]} (with or without {_PREFIX!r})"
-        ) from None
-    layers = 1 + max((int(n.split(".")[1]) for n in tensors if n.startswith("blocks.")), default=-1)
-    if frequencies is not None:
-        stated = hidden // (2 * frequencies.numel())
-        if heads not in (None, stated):
-            raise UserError(
-                f"{source} does not fit --heads {heads}", f"{_COMPUTED} is that of {stated} attention heads"
-            )
-        heads = stated
-    if heads is None:
-        raise UserError(
-            f"{source} does not tell the number of attention heads", f"{_COMPUTED} is missing", "Give it with --heads."
-        )
-    return DiTConfig(vocab_size, hidden, layers, heads, cond_dim)
-
-
-def _in_our_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {n.removeprefix(_PREFIX): x.float() for n, x in tensors.items() if isinstance(x, Tensor)}
-
-
-def _soft_mask_of(head: dict[str, Tensor]) -> SoftMask | None:
-    """The scalars in a checkpoint of the paper's code, which does not store k: 3, as in its language runs."""
-    if not {"raw_scale", "raw_steep", "raw_centre_neg"} <= head.keys():
-        return None
-    raw = {"raw_scale": head["raw_scale"], "raw_steepness": head["raw_steep"], "raw_centre": head["raw_centre_neg"]}
-    return SoftMask.from_dict({"k": 3, "raw": raw})
-
-
-def _averaged(loaded: dict[str, Any], shape: DiTConfig, source: str) -> dict[str, Tensor] | None:
-    """MDLM's averaged weights (a list in parameter order), which its results come from; None where there are none."""
-    ema = loaded.get("ema")
-    shadow = ema.get("shadow_params") if isinstance(ema, dict) else None
-    if shadow is None:
-        return None
-    with torch.device("meta"):
-        parameters = dict(DiT(shape).named_parameters())
-    fits = isinstance(shadow, list) and len(shadow) >= len(parameters)
-    if not fits or any(getattr(x, "shape", None) != p.shape for x, p in zip(shadow, parameters.values(), strict=False)):
-        raise UserError(f"{source} does not fit the model", "its averaged weights (ema) are of another shape")
-    return _in_our_names(dict(zip(parameters, shadow, strict=False)))
-
-
-def _read_mdlm(path: Path, heads: int | None) -> Checkpoint:
-    """Bare weights in MDLM's layout: .safetensors, or a .ckpt/.pt/.bin pickle."""
-    if path.suffix == ".safetensors":
-        loaded: dict[str, Any] = {"state_dict": read_tensors(path)}
-    else:
-        loaded = read_pickled_checkpoint(path)
-    state = loaded.get("state_dict", loaded)
-    tensors = _in_our_names(state if isinstance(state, dict) else {})
-    frequencies = tensors.pop(_COMPUTED, None)
-    head = {n.removeprefix(_HEAD): tensors.pop(n) for n in list(tensors) if n.startswith(_HEAD)}
-    shape = _shape_of(tensors, frequencies, heads, str(path))
-    averaged = _averaged(loaded, shape, str(path))
-    note = "" if averaged is None else f"using the averaged weights of {path}"
-    return Checkpoint(str(path), shape, averaged or tensors, _soft_mask_of(head), note=note)
+from smdiff.models.mdlm import Checkpoint, read_mdlm
+from smdiff.models.weights import check_names, load_strictly, read_object, read_tensors
 
 
 def read_soft_mask(folder: Path) -> SoftMask | None:
-    """The scalars in a folder; None where there are none."""
-    path = folder / "soft_mask.json"
+    """The scalars in a folder, ours or the paper's code's; None where there are none."""
+    ours, theirs = folder / "soft_mask.json", folder / "transparency_config.json"
+    path = ours if ours.exists() else theirs
     if not path.exists():
         return None
     try:
-        return SoftMask.from_dict(read_object(path))
+        stored = read_object(path)
+        return SoftMask.from_dict(stored) if path == ours else SoftMask.from_transparency(stored)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} does not hold the scalars", repr(error)) from None
 
@@ -249,10 +59,13 @@ def local_path(name: str) -> Path:
     path = Path(name).expanduser()
     if path.exists():
         return path
+    _, _, file = name.rpartition("/")
     fix = "Give a run's --out folder, a checkpoint, or a name on the hub (owner/model)."
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith("."):
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+(/[\w.-]+\.gguf)?", name) or name.startswith("."):
         raise UserError(f"no model at {name}", "no such file or folder", fix)
     try:
+        if file.endswith(".gguf"):
+            return Path(hf_hub_download(name.removesuffix(f"/{file}"), file))
         return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]))
     except Exception as error:  # whatever the network layer below says
         raise UserError(f"no model at {name}", f"no such folder, nor on the hub: {first_line(error)}", fix) from None
@@ -263,7 +76,7 @@ def _is_dit(folder: Path) -> bool:
     return config.exists() and read_object(config).get("model_type") == DiTConfig.model_type
 
 
-def _is_causal(folder: Path) -> bool:
+def _is_transformers(folder: Path) -> bool:
     """Whether a folder holds a `transformers` model other than ours; MDLM's own kind counts as bare weights."""
     config = folder / "config.json"
     return config.exists() and read_object(config).get("model_type") not in (None, "mdlm", DiTConfig.model_type)
@@ -280,7 +93,7 @@ def read_checkpoint(name: str, heads: int | None = None) -> Checkpoint:
     """
     path = local_path(name)
     if path.is_file():
-        return _read_mdlm(path, heads)
+        return read_mdlm(path, heads)
     if _is_dit(path):
         return _read_run(path)
     latest = get_last_checkpoint(path / "checkpoints") if (path / "checkpoints").is_dir() else None
@@ -291,10 +104,10 @@ def read_checkpoint(name: str, heads: int | None = None) -> Checkpoint:
             note=f"{name} is not finished: using {Path(latest).name}",
         )  # fmt: skip
     weights = sorted([*path.glob("*.safetensors"), *path.glob("*.ckpt")])
-    if len(weights) == 1 and not _is_causal(path):
+    if len(weights) == 1 and not _is_transformers(path):
         config = path / "config.json"
         stated = read_object(config).get("n_heads") if config.exists() else None
-        return _read_mdlm(weights[0], heads or stated)
+        return read_mdlm(weights[0], heads or stated)
     raise UserError(
         f"no model in {name}", "neither a run of smdiff, nor MDLM weights, nor a transformers model",
         "Give one of them, or a name on the hub (owner/model).",
@@ -363,10 +176,7 @@ def _load_dit(name: str, tokenizer_name: str | None) -> Model:
     return Model(build(checkpoint), tokenizer, checkpoint.note)
 
 
-def _load_causal(name: str, folder: Path, tokenizer_name: str | None, dtype: torch.dtype | None) -> Model:
-    backbone, shift = load_causal(folder, read_object(folder / "config.json"), dtype)
-    mask_id, vocab_size = backbone.config.mask_token_id, backbone.config.vocab_size
-    tokenizer = load_tokenizer(tokenizer_name or str(folder), mask_id)
+def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, vocab_size: int, mask_id: int, name: str) -> None:
     largest = max(tokenizer.get_vocab().values())
     if largest >= vocab_size or tokenizer.mask_token_id != mask_id:
         raise UserError(
@@ -374,8 +184,150 @@ def _load_causal(name: str, folder: Path, tokenizer_name: str | None, dtype: tor
             f"its ids go up to {largest} with the mask at {tokenizer.mask_token_id}, the model has {vocab_size} "
             f"embeddings with the mask at {mask_id}",
         )
+
+
+def _load_causal(
+    name: str, folder: Path, tokenizer_name: str | None, dtype: torch.dtype | None, quantize: bool = False
+) -> Model:
+    backbone, shift = load_causal(folder, read_object(folder / "config.json"), dtype, quantize)
+    mask_id, vocab_size = backbone.config.mask_token_id, backbone.config.vocab_size
+    home = folder.parent.parent if not _has_tokenizer(folder) and _is_checkpoint(folder) else folder
+    tokenizer = load_tokenizer(tokenizer_name or str(home), mask_id)
+    _check_tokenizer(tokenizer, vocab_size, mask_id, name)
     forbidden = _without_token(vocab_size, mask_id, tokenizer)
     return Model(Denoiser(backbone, mask_id, read_soft_mask(folder), shift, forbidden), tokenizer)
+
+
+def _is_checkpoint(folder: Path) -> bool:
+    return folder.parent.name == "checkpoints" and (folder.parent.parent / "run.json").exists()
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds a peft adapter."""
+    return (folder / adapters.CONFIG).exists()
+
+
+def _load_adapter(name: str, folder: Path, dtype: torch.dtype | None, quantize: bool = False) -> Model:
+    """An adapter on its base; of the base's own tokenizer where the folder has none."""
+    base_name = adapters.read_config(folder).base_model_name_or_path
+    assert base_name is not None
+    home = folder.parent.parent if not _has_tokenizer(folder) and _is_checkpoint(folder) else folder
+    try:
+        path = local_path(base_name)
+        if is_causal_model(path):
+            stored = read_object(folder / "config.json")
+            tokenizer = open_tokenizer(home)
+            backbone = adapted(path, tokenizer, Adaptation(shift=stored.get(SHIFT, True)), dtype, quantize)
+            _check_tokenizer(tokenizer, backbone.config.vocab_size, stored["mask_token_id"], name)
+            forbidden = _without_token(backbone.config.vocab_size, stored["mask_token_id"], tokenizer)
+            denoiser = Denoiser(backbone, stored["mask_token_id"], None, stored.get(SHIFT, True), forbidden)
+        else:
+            base = open_base(base_name, str(home) if _has_tokenizer(home) else None, dtype, quantize=quantize)
+            denoiser, tokenizer = base.denoiser, base.tokenizer
+    except UserError as error:
+        raise UserError(f"the base of the adapter {name}", str(error)) from None
+    model = adapters.load(denoiser.backbone, folder)
+    soft_mask = read_soft_mask(folder)
+    return Model(
+        Denoiser(
+            denoiser.backbone, denoiser.mask_id, soft_mask, denoiser.shift, denoiser.forbidden.tolist(), adapter=model
+        ),
+        tokenizer,
+    )
+
+
+def is_causal_model(path: Path) -> bool:
+    """Whether a path holds an ordinary causal model: a GGUF file, or a `transformers` folder that says nothing else."""
+    if path.is_file():
+        return is_gguf(path)
+    return not is_adapter(path) and _is_transformers(path) and is_causal(read_object(path / "config.json"))
+
+
+def _unfinished(path: Path) -> Path | None:
+    """The last checkpoint of a run that has delivered nothing yet."""
+    if not (path / "checkpoints").is_dir() or (path / "config.json").exists() or is_adapter(path):
+        return None
+    latest = get_last_checkpoint(path / "checkpoints")
+    return None if latest is None else Path(latest)
+
+
+def open_base(
+    name: str,
+    tokenizer: str | None,
+    dtype: torch.dtype | None,
+    *,
+    quantize: bool = False,
+    adaptation: Adaptation | None = None,
+) -> Model:
+    """A model as it is stored, on the CPU.
+
+    Args:
+        adaptation: makes a denoiser of a causal model; without it such a model is refused.
+
+    Raises:
+        UserError: whatever is missing or does not fit.
+    """
+    path = local_path(name)
+    if adaptation is not None and is_causal_model(path):
+        found = open_causal_tokenizer(path, tokenizer)
+        backbone = adapted(path, found, adaptation, dtype, quantize)
+        mask_id = backbone.config.mask_token_id
+        forbidden = _without_token(backbone.config.vocab_size, mask_id, found)
+        return Model(Denoiser(backbone, mask_id, None, adaptation.shift, forbidden), found)
+    if is_gguf(path):
+        raise UserError(f"{name} is a causal model", fix="Make a denoiser of it with smdiff finetune.")
+    latest = _unfinished(path) if path.is_dir() else None
+    if latest is not None and not _is_dit(latest):
+        model = open_base(str(latest), tokenizer, dtype, quantize=quantize)
+        return model._replace(note=f"{name} is not finished: using {latest.name}")
+    if path.is_dir() and is_adapter(path):
+        model = _load_adapter(name, path, dtype, quantize)
+    elif path.is_dir() and _is_transformers(path):
+        model = _load_causal(name, path, tokenizer, dtype, quantize)
+    else:
+        return _load_dit(name, tokenizer)
+    if (path / "ema.safetensors").exists():
+        _apply_averages(model.denoiser, path)
+    return model
+
+
+@torch.no_grad()
+def _apply_averages(denoiser: Denoiser, folder: Path) -> None:
+    """A checkpoint's averaged weights, which are what the run is going to deliver."""
+    parameters = dict(denoiser.backbone.named_parameters())
+    for name, tensor in read_tensors(folder / "ema.safetensors").items():
+        parameters[name].copy_(tensor)
+
+
+def restore(denoiser: Denoiser, folder: Path) -> None:
+    """Weights and scalars that `Denoiser.save` wrote, back into the same model.
+
+    Raises:
+        UserError: naming the tensors that do not fit.
+    """
+    if denoiser.adapter is not None:
+        adapters.restore(denoiser.adapter, folder)
+    elif isinstance(denoiser.backbone, DiT):
+        load_strictly(denoiser.backbone, read_tensors(folder / "model.safetensors"), str(folder))
+    else:
+        stored = {k: x for path in sorted(folder.glob("model*.safetensors")) for k, x in read_tensors(path).items()}
+        wanted = denoiser.backbone.state_dict()
+        shared = set(getattr(denoiser.backbone, "all_tied_weights_keys", {}))
+        check_names({k: x for k, x in wanted.items() if k in stored or k not in shared}, stored, str(folder))
+        denoiser.backbone.load_state_dict(stored, strict=False)
+    if denoiser.soft_mask is not None:
+        soft_mask = read_soft_mask(folder)
+        if soft_mask is None:
+            raise UserError(f"{folder} holds no soft_mask.json")
+        denoiser.soft_mask.load_state_dict(soft_mask.state_dict())
+
+
+def merged(denoiser: Denoiser) -> Denoiser:
+    """The same model with its adapter in the weights."""
+    if denoiser.adapter is None:
+        return denoiser
+    forbidden = denoiser.forbidden.tolist()
+    return Denoiser(adapters.merge(denoiser.adapter), denoiser.mask_id, denoiser.soft_mask, denoiser.shift, forbidden)
 
 
 def _place(device: str | torch.device | None) -> torch.device:
@@ -402,7 +354,8 @@ def load(
     """A model ready to sample from or score.
 
     Args:
-        name: a run folder, a Dream, LLaDA or other bidirectional `transformers` folder, MDLM weights, or a hub name.
+        name: a run folder, an adapter folder, a Dream, LLaDA or other bidirectional `transformers` folder, MDLM
+            weights, or a hub name.
         tokenizer: a folder or hub name, for weights that carry none.
         device: by default the GPU if there is one.
         precision: "fp32", "bf16", or "auto", which is fp32 on a CPU and the checkpoint's own on a GPU.
@@ -412,9 +365,7 @@ def load(
     """
     place = _place(device)
     dtype = _DTYPES.get(precision, torch.float32 if place.type == "cpu" else None)
-    path = local_path(name)
-    model = _load_causal(name, path, tokenizer, dtype) if path.is_dir() and _is_causal(path) else None
-    model = model or _load_dit(name, tokenizer)
+    model = open_base(name, tokenizer, dtype)
     model.denoiser.to(place).eval()
     if dtype is None and model.denoiser.table.dtype == torch.float16:
         dtype = torch.bfloat16  # logits of tokens that are never chosen are beyond float16

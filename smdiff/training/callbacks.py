@@ -69,13 +69,14 @@ class Metrics(TrainerCallback):
 class ProgressLine(TrainerCallback):
     """Loss, held-out bound and tokens per second, as they come."""
 
-    def __init__(self, tracker: Tracker, tokens_per_step: int) -> None:
-        self.tracker, self.tokens_per_step = tracker, tokens_per_step
+    def __init__(self, tracker: Tracker) -> None:
+        self.tracker = tracker
+        self.trainer: Any = None
         self._loss = self._valid = ""
         self._start: tuple[float, int] = (0.0, 0)
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        self._start = (time.monotonic(), state.global_step)
+        self._start = (time.monotonic(), self.trainer.tokens_seen)
 
     def on_log(
         self, args: Any, state: TrainerState, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
@@ -88,7 +89,7 @@ class ProgressLine(TrainerCallback):
 
     def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         began, first = self._start
-        speed = (state.global_step - first) * self.tokens_per_step / max(1e-9, time.monotonic() - began)
+        speed = (self.trainer.tokens_seen - first) / max(1e-9, time.monotonic() - began)
         status = "  ".join(s for s in (self._loss, self._valid, f"{speed:,.0f} tokens/s") if s)
         self.tracker.update(state.global_step, status)
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +17,19 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerControl, TrainingArguments
 from transformers.trainer_utils import rotate_checkpoints
 
-from smdiff.config import PretrainConfig
-from smdiff.data.packing import collate
-from smdiff.diffusion.noise import SCHEDULES, draw_step
-from smdiff.diffusion.objective import negative_elbo
-from smdiff.diffusion.soft_mask import SoftMask
-from smdiff.errors import RunFailed, UserError
-from smdiff.evaluation.text import Mean, elbo
+from smdiff.config import TrainingConfig
+from smdiff.diffusion.noise import draw_step
+from smdiff.diffusion.objective import Objective
+from smdiff.errors import RunFailed, UserError, first_line
+from smdiff.evaluation.text import HeldOut, Mean, elbo
+from smdiff.files import read_json, write_json
 from smdiff.models.denoiser import Denoiser
-from smdiff.models.load import load_strictly, read_object, read_tensors
+from smdiff.models.load import restore
+from smdiff.models.weights import read_object
 from smdiff.training.ema import Ema
 
+# A time from which on the average over t is the ELBO's.
+_NEARLY_0 = 0.01
 _PARTIAL = ".partial"
 
 
@@ -35,9 +40,12 @@ class SoftMaskTrainer(Trainer):
         denoiser: the model; its three scalars, if any, form an optimiser group of their own.
         config: the run's configuration.
         args: the Trainer's, made by `training_arguments`.
-        train_dataset: rows of one length, in training order.
-        valid: (S, L) held-out sequences.
+        objective: what is minimised.
+        train_dataset: rows in training order.
+        collate: rows as a batch of input_ids (B, L), and for responses maskable (B, L) and maybe valid (B, L).
+        valid: held-out sequences.
         tokenizer: saved beside the weights.
+        length: the longest row that a batch can have, in tokens.
         stream: seed of data order, noise and dropout.
     """
 
@@ -47,11 +55,15 @@ class SoftMaskTrainer(Trainer):
     def __init__(
         self,
         denoiser: Denoiser,
-        config: PretrainConfig,
+        config: TrainingConfig,
         args: TrainingArguments,
+        *,
+        objective: Objective,
         train_dataset: torch.utils.data.Dataset,
-        valid: Tensor,
+        collate: Callable[[list[Any]], dict[str, Tensor]],
+        valid: HeldOut,
         tokenizer: PreTrainedTokenizerBase,
+        length: int,
         stream: int,
         callbacks: list[Any],
     ) -> None:
@@ -64,10 +76,11 @@ class SoftMaskTrainer(Trainer):
             processing_class=tokenizer,
             callbacks=callbacks,
         )
-        self.denoiser, self.config, self.valid, self.stream = denoiser, config, valid, stream
-        self.noise = SCHEDULES[config.noise]
+        self.denoiser, self.config, self.valid, self.length, self.stream = denoiser, config, valid, length, stream
+        self.objective = objective
         self.ema = Ema(denoiser.backbone, config.ema) if config.ema else None
-        self.loss_is_scaled_for_ga = True  # compute_loss divides by the whole batch's tokens
+        self.best = Best(Path(args.output_dir) / "best") if config.deliver_best else None
+        self.loss_is_scaled_for_ga = True  # compute_loss divides by the whole batch
         self.tokens_seen = self.forward_passes = 0
         self._micro_batch = (-1, 0)
         self._saving = False
@@ -82,6 +95,12 @@ class SoftMaskTrainer(Trainer):
         start = (index * self.args.world_size + self.args.process_index) * rows
         return index, slice(start, start + rows)
 
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor:
+        """Tokens that may be masked, in all micro-batches of the step on all processes."""
+        count = sum(int(b["maskable"].sum()) if "maskable" in b else b["input_ids"].numel() for b in batch_samples)
+        items = torch.tensor(count, device=device)
+        return self.accelerator.gather(items).sum() if self.args.world_size > 1 else items
+
     def compute_loss(
         self,
         model: nn.Module,
@@ -89,31 +108,34 @@ class SoftMaskTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Tensor:
-        """This micro-batch's share of the global batch's negative ELBO, in nats a token."""
+        """This micro-batch's share of the global batch's loss, in nats a token."""
         x0, c = inputs["input_ids"], self.config
         index, part = self._part(len(x0))
-        soft_mask = self.denoiser.soft_mask
         draw = draw_step(
-            self.noise,
+            self.objective.noise,
             seed=self.stream,
             step=self.state.global_step,
             rows=c.batch_size,
-            length=x0.shape[1],
+            length=self.length,
             part=part,
-            p_two_pass=c.p_sm if soft_mask is not None else 0.0,
-            t_min=c.t_min,
-            t_max=c.t_max,
+            p_two_pass=c.p_sm if self.denoiser.soft_mask is not None else 0.0,
+            t_min=self.objective.times[0],
+            t_max=self.objective.times[1],
             antithetic=c.antithetic,
             device=x0.device,
+            maskable=inputs.get("maskable"),
+            one_time=self.objective.is_mean,
         )
         # Dropout, too, depends on (seed, step) and the place in the batch alone.
         torch.manual_seed(((self.stream * 1_000_003 + self.state.global_step) * 4099 + part.start) % 2**63)
-        loss = negative_elbo(model, x0, draw, self.noise, self.denoiser.mask_id, soft_mask)
-        if index == 0:
-            self.tokens_seen += c.batch_size * x0.shape[1]
-            self.forward_passes += 1 + draw.two_pass
+        sees = partial(model, valid=inputs["valid"]) if "valid" in inputs else model
+        loss = self.objective.loss(sees, x0, draw, self.denoiser.mask_id, self.denoiser.shift).total()
+        self.tokens_seen += x0.numel() * self.args.world_size
+        self.forward_passes += (1 + draw.two_pass) * (index == 0)
+        if self.objective.is_mean:
+            return loss / c.accumulation
         # DDP averages over processes; the whole batch's sum needs that undone.
-        return loss.total() / (c.batch_size * x0.shape[1]) * self.args.world_size
+        return loss / num_items_in_batch * self.args.world_size
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         loss = super().training_step(model, inputs, num_items_in_batch)
@@ -152,26 +174,54 @@ class SoftMaskTrainer(Trainer):
     # Held-out data and the log
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """The negative ELBO of the held-out sequences under the averaged weights."""
-        scores = self.score(draws=1)
+        """The loss of the held-out sequences under the averaged weights; the best so far is kept."""
+        scores = self.score(draws=self.config.eval_draws)
         self.log({f"valid_{k}": v for k, v in scores.items()})
         metrics = {"eval_loss": scores["nll"]}
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        if self.best is not None and self.args.should_save:
+            self.best.offer(self.state.global_step, scores["nll"], self._write_result)
         return metrics
 
+    def _averaged(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.ema is None else self.ema.applied()
+
     def score(self, draws: int) -> dict[str, float]:
-        """Held-out negative ELBO (nats a token) and its standard error; both passes for a soft-masked model."""
-        batch = max(1, self.args.train_batch_size)
-        if self.ema is None:
-            found = elbo(self.denoiser, self.valid, draws=draws, batch_size=batch)
-        else:
-            with self.ema.applied():
-                found = elbo(self.denoiser, self.valid, draws=draws, batch_size=batch)
+        """Held-out loss (nats a token) over a grid of t and its standard error; both passes for a soft-masked model.
+
+        It is the negative ELBO where the objective's times are all of (0, 1].
+        """
+        low, high = self.objective.times
+        times = (0.0 if low <= _NEARLY_0 else low, high)
+        with self._averaged():
+            found = elbo(
+                self.denoiser, self.valid, draws=draws, batch_size=max(1, self.args.train_batch_size), times=times
+            )
         bound = Mean.of(found.bound)
         scores = {"nll": bound.mean, "standard_error": bound.standard_error, "perplexity": bound.perplexity}
         if found.two_pass is not None:
             scores["nll_one_pass"] = Mean.of(found.one_pass).mean
         return scores
+
+    def _write_result(self, folder: Path) -> None:
+        """The model as it would be delivered now."""
+        with self._averaged():
+            self.denoiser.save(folder)
+
+    def deliver(self, folder: Path) -> int:
+        """Write the run's model into `folder`: the best or the last, with averaged weights. Returns its step."""
+        staging = folder / ".final"
+        shutil.rmtree(staging, ignore_errors=True)
+        step = self.state.global_step
+        if self.best is not None and self.best.step is not None:
+            step = self.best.step
+            restore(self.denoiser, self.best.folder)
+            self.ema = None  # what was kept are averages already
+        self._write_result(staging)
+        for file in staging.iterdir():
+            os.replace(file, folder / file.name)
+        staging.rmdir()
+        return step
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add what soft-masking needs to be seen: the scalars, their learning rate, the passes made."""
@@ -225,10 +275,7 @@ class SoftMaskTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """The inverse of `_save`."""
         folder = Path(resume_from_checkpoint)
-        load_strictly(self.denoiser.backbone, read_tensors(folder / "model.safetensors"), str(folder))
-        if self.denoiser.soft_mask is not None:
-            stored = SoftMask.from_dict(read_object(folder / "soft_mask.json"))
-            self.denoiser.soft_mask.load_state_dict(stored.state_dict())
+        restore(self.denoiser, folder)
         if self.ema is not None:
             step = int(read_object(folder / "trainer_state.json")["global_step"])
             self.ema.load(folder / "ema.safetensors", updates=step)
@@ -236,7 +283,42 @@ class SoftMaskTrainer(Trainer):
         self.tokens_seen, self.forward_passes = counters["tokens"], counters["forward_passes"]
 
 
-def training_arguments(config: PretrainConfig, folder: Path, cuda: bool) -> TrainingArguments:
+class Best:
+    """The weights with the lowest held-out loss so far, in a folder of their own.
+
+    Attributes:
+        step: when they were found; None before the first.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        stored = read_json(folder / "best.json") or {}
+        self.step: int | None = stored.get("step")
+        self.nll = float(stored.get("nll", "inf"))
+
+    def offer(self, step: int, nll: float, write: Callable[[Path], None]) -> None:
+        """Keep the weights that `write` writes if their loss is the lowest."""
+        if not nll < self.nll:
+            return
+        beside = self.folder.with_name(_PARTIAL + "-best")
+        shutil.rmtree(beside, ignore_errors=True)
+        try:
+            beside.mkdir(parents=True)
+            write(beside)
+            write_json(beside / "best.json", {"step": step, "nll": nll})
+            shutil.rmtree(self.folder, ignore_errors=True)
+            os.replace(beside, self.folder)
+        except (OSError, SafetensorError) as error:
+            raise RunFailed(f"cannot save {self.folder}", first_line(error), "Make room and run it again.") from None
+        self.step, self.nll = step, nll
+
+
+def bf16(precision: str) -> bool:
+    """Whether a run computes in bf16."""
+    return precision == "bf16" or (precision == "auto" and torch.cuda.is_available() and torch.cuda.is_bf16_supported())
+
+
+def training_arguments(config: TrainingConfig, folder: Path, cuda: bool) -> TrainingArguments:
     """The Trainer's own arguments for a run in `folder`."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if config.batch_size % (world * config.accumulation):
@@ -245,7 +327,6 @@ def training_arguments(config: PretrainConfig, folder: Path, cuda: bool) -> Trai
             f"the batch does not divide over {world} processes",
         )
     kinds = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
-    bf16 = config.precision == "bf16" or (config.precision == "auto" and cuda and torch.cuda.is_bf16_supported())
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=config.total_steps,
@@ -257,7 +338,7 @@ def training_arguments(config: PretrainConfig, folder: Path, cuda: bool) -> Trai
         weight_decay=config.weight_decay,
         max_grad_norm=config.clip,
         optim="adamw_torch_fused",
-        bf16=bf16,
+        bf16=bf16(config.precision),
         use_cpu=not cuda,
         seed=config.seed,
         train_sampling_strategy="sequential",  # the dataset is in training order already
@@ -272,7 +353,7 @@ def training_arguments(config: PretrainConfig, folder: Path, cuda: bool) -> Trai
         save_total_limit=config.keep,
         report_to=config.report_to,
         disable_tqdm=True,
-        ddp_find_unused_parameters=config.soft_mask,
+        ddp_find_unused_parameters=config.soft,
     )
     # One process drives one device: without a launcher transformers would split each batch over all GPUs by itself.
     arguments._n_gpu = min(arguments.n_gpu, 1)

@@ -16,7 +16,7 @@ from smdiff.decoding.schedulers.remdm import Cap, Conf, Loop, Remask, Rescale, s
 from smdiff.diffusion.prediction import Prediction
 from smdiff.diffusion.soft_mask import SoftMask
 from smdiff.models.denoiser import Denoiser
-from smdiff.models.load import read_object
+from smdiff.models.weights import read_object
 from tests.conftest import names
 
 
@@ -52,13 +52,13 @@ class Injected(Origin):
 def test_dream_forward(golden, dream):
     case, denoiser = golden("dream_forward"), dream("dream_weights")
     ids = case["input_ids"]
-    logits = denoiser(ids, torch.ones_like(ids, dtype=torch.bool))
+    logits = denoiser.predict(ids, torch.ones_like(ids, dtype=torch.bool))
     torch.testing.assert_close(logits[None].view_as(case["logits_shifted"]), case["logits_shifted"], atol=1e-4, rtol=0)
     valid = case["batch_attention_mask"].bool()
     theirs = torch.cat([case["batch_logits"][:, :1], case["batch_logits"][:, :-1]], 1)
     # At the first position after padding the reference takes the padding's output; ours its own, as without padding.
     inner = valid & (torch.roll(valid, 1, 1) | (torch.arange(valid.shape[1]) == 0))
-    ours = denoiser(case["batch_input_ids"], inner, valid=valid)
+    ours = denoiser.predict(case["batch_input_ids"], inner, valid=valid)
     torch.testing.assert_close(ours, theirs[inner], atol=1e-4, rtol=0)
 
 
@@ -238,10 +238,10 @@ def test_fast_dream(golden, dream, index):
 def test_llada_forward(golden, llada):
     case = golden("llada_generate")
     ids = case["fwd_input_ids"]
-    logits = llada(ids, torch.ones_like(ids, dtype=torch.bool))
+    logits = llada.predict(ids, torch.ones_like(ids, dtype=torch.bool))
     torch.testing.assert_close(logits.view_as(case["fwd_logits"]), case["fwd_logits"], atol=3e-4, rtol=0)
     valid = case["fwd_batch_attention_mask"].bool()
-    ours = llada(case["fwd_batch_input_ids"], valid, valid=valid)
+    ours = llada.predict(case["fwd_batch_input_ids"], valid, valid=valid)
     torch.testing.assert_close(ours, case["fwd_batch_logits"][valid], atol=3e-4, rtol=0)
 
 

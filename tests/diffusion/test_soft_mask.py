@@ -84,12 +84,12 @@ def test_scale_zero_is_binary_masking_bit_for_bit(k):
     ids = torch.randint(0, 36, (2, 9))
     masked = torch.rand(2, 9) < 0.5
     ids[masked] = 36
-    plain = denoiser(ids, masked)
+    plain = denoiser.predict(ids, masked)
     feedback = denoiser.soft_mask.observe(plain)
     with torch.no_grad():
         denoiser.soft_mask.raw_scale.fill_(-torch.inf)
     assert float(denoiser.soft_mask.w_s) == 0
-    assert torch.equal(plain, denoiser(ids, masked, feedback))
+    assert torch.equal(plain, denoiser.predict(ids, masked, feedback))
 
 
 def test_visible_positions_are_untouched_and_masked_ones_are_not(denoiser):
@@ -97,7 +97,7 @@ def test_visible_positions_are_untouched_and_masked_ones_are_not(denoiser):
     masked = torch.rand(2, 9) < 0.5
     ids[masked] = 36
     plain = denoiser.embed(ids, masked)
-    soft = denoiser.embed(ids, masked, denoiser.soft_mask.observe(denoiser(ids, masked)))
+    soft = denoiser.embed(ids, masked, denoiser.soft_mask.observe(denoiser.predict(ids, masked)))
     assert torch.equal(plain[~masked], soft[~masked])
     assert (plain[masked] != soft[masked]).any(-1).all()
 

@@ -13,8 +13,8 @@ from tests.conftest import small_dit
 
 
 def test_masks_are_shared_stratified_and_cover_every_count():
-    masks = torch.stack(list(mask_draws(50, 16, 8, seed=3)))
-    assert torch.equal(masks, torch.stack(list(mask_draws(50, 16, 8, seed=3))))
+    masks = torch.stack(list(mask_draws(torch.ones(50, 16, dtype=torch.bool), 8, seed=3)))
+    assert torch.equal(masks, torch.stack(list(mask_draws(torch.ones(50, 16, dtype=torch.bool), 8, seed=3))))
     counts = masks.sum(-1)
     assert counts.min() >= 1
     assert counts.max() <= 16
@@ -31,7 +31,7 @@ class Oracle(Denoiser):
         self.matrix = torch.tensor(chain.matrix)
         self.start = torch.tensor(chain.stationary())
 
-    def hidden(self, ids, masked, feedback=None, scale=1.0):
+    def hidden(self, ids, masked, feedback=None, scale=1.0, valid=None):
         evidence = torch.ones(*ids.shape, 32, dtype=torch.float64)
         evidence[~masked] = torch.nn.functional.one_hot(ids[~masked], 32).double()
         length = ids.shape[1]

@@ -21,7 +21,7 @@ from smdiff.errors import UserError
 from smdiff.models.cache import BlockCache
 from smdiff.models.causal import denoiser_config, load_causal
 from smdiff.models.denoiser import _FEW, Denoiser, _few_rows
-from smdiff.models.load import read_object
+from smdiff.models.weights import read_object
 from tests.conftest import reference_folder
 
 SHAPE = {"vocab_size": 258, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
@@ -58,7 +58,7 @@ def test_any_bidirectional_model_is_a_denoiser(tmp_path, name, shift):
     where = torch.zeros_like(ids, dtype=torch.bool)
     where[0, [0, 4, 11]] = True
     with torch.no_grad():
-        ours = denoiser(ids, where)
+        ours = denoiser.predict(ids, where)
         full = denoiser.backbone(input_ids=ids, use_cache=False).logits[0]
         source = torch.tensor([0, 3, 10] if shift else [0, 4, 11])
         allowed = [i for i in range(258) if i not in denoiser.forbidden.tolist()]
@@ -67,8 +67,8 @@ def test_any_bidirectional_model_is_a_denoiser(tmp_path, name, shift):
         # It sees what comes later, also through a cache.
         changed = ids.clone()
         changed[0, 9] = 200
-        assert not torch.equal(denoiser(changed, where)[1], ours[1])
-        cached = denoiser(ids, where, cache=BlockCache())
+        assert not torch.equal(denoiser.predict(changed, where)[1], ours[1])
+        cached = denoiser.predict(ids, where, cache=BlockCache())
         torch.testing.assert_close(cached, ours, atol=2e-5, rtol=1e-5)
 
 
@@ -82,7 +82,7 @@ def test_a_denoiser_comes_back_from_its_folder(tmp_path):
     ids = torch.arange(3, 15).view(1, 12)
     where = torch.ones_like(ids, dtype=torch.bool)
     with torch.no_grad():
-        assert torch.equal(loaded(ids, where), model.denoiser(ids, where))
+        assert torch.equal(loaded.predict(ids, where), model.denoiser.predict(ids, where))
     assert loaded.shift
     assert loaded.soft_mask.values() == soft.soft_mask.values()
 

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from smdiff.errors import UserError
-from smdiff.models.load import build, load, read_checkpoint, read_pickled_checkpoint
+from smdiff.models.load import build, load, read_checkpoint
+from smdiff.models.mdlm import read_pickled_checkpoint
 from tests.conftest import small_dit
 
 
@@ -128,10 +129,10 @@ def test_half_precision_under_autocast(denoiser):
     ids = torch.randint(0, 36, (2, 9))
     masked = torch.rand(2, 9) < 0.6
     with torch.autocast("cpu", torch.bfloat16):
-        logits = denoiser(ids.masked_fill(masked, 36), masked)
-        soft = denoiser(ids.masked_fill(masked, 36), masked, denoiser.soft_mask.observe(logits))
+        logits = denoiser.predict(ids.masked_fill(masked, 36), masked)
+        soft = denoiser.predict(ids.masked_fill(masked, 36), masked, denoiser.soft_mask.observe(logits))
     soft[:, :36].float().sum().backward()
-    expected = denoiser(ids.masked_fill(masked, 36), masked)
+    expected = denoiser.predict(ids.masked_fill(masked, 36), masked)
     torch.testing.assert_close(logits[:, :36].float(), expected[:, :36], atol=0.2, rtol=0.1)
     assert all(torch.isfinite(p.grad).all() for p in denoiser.parameters() if p.grad is not None)
 
@@ -210,7 +211,7 @@ def test_pickled_reader_handles_ordered_dicts_and_parameters(tmp_path):
 
 def test_mask_token_is_never_predicted(denoiser):
     ids = torch.full((2, 5), denoiser.mask_id)
-    logits = denoiser(ids, ids == denoiser.mask_id)
+    logits = denoiser.predict(ids, ids == denoiser.mask_id)
     assert logits.shape == (10, 37)
     assert (logits.softmax(-1)[:, denoiser.mask_id] == 0).all()
     assert torch.isfinite(logits[:, : denoiser.mask_id]).all()
@@ -225,6 +226,6 @@ def test_logits_are_computed_at_masked_positions_only(denoiser):
     ids = torch.randint(0, 36, (2, 9))
     everywhere = denoiser.backbone(ids.masked_fill(masked, 36))
     shapes.clear()
-    logits = denoiser(ids.masked_fill(masked, 36), masked)
+    logits = denoiser.predict(ids.masked_fill(masked, 36), masked)
     assert shapes == [(2, 32)]
     torch.testing.assert_close(logits[:, :36], everywhere[masked][:, :36], atol=1e-5, rtol=1e-5)

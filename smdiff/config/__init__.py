@@ -1,0 +1,23 @@
+"""Every command's configuration: `options` is how one is declared and resolved, the other files say what is in them."""
+
+from smdiff.config.evaluation import EvalTextConfig
+from smdiff.config.options import Resolved, as_dict, fingerprint, flag, identity, nearest, resolve, value_type
+from smdiff.config.sampling import SCHEDULER_NAMES, SampleConfig
+from smdiff.config.training import FinetuneConfig, PretrainConfig, TrainingConfig
+
+__all__ = [
+    "SCHEDULER_NAMES",
+    "EvalTextConfig",
+    "FinetuneConfig",
+    "PretrainConfig",
+    "Resolved",
+    "SampleConfig",
+    "TrainingConfig",
+    "as_dict",
+    "fingerprint",
+    "flag",
+    "identity",
+    "nearest",
+    "resolve",
+    "value_type",
+]

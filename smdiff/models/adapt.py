@@ -1,0 +1,141 @@
+"""A causal model as the start of a masked diffusion model: attention in both directions, a mask token, shifted logits.
+
+What Dream did to Qwen2 (arXiv 2508.15487), for any causal model of `transformers`. Nothing is trained here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from smdiff.data.tokenizers import MASK, load_tokenizer
+from smdiff.errors import UserError, first_line
+from smdiff.models.causal import SHIFT, check_head, load_weights
+
+# Rows of the embedding table come in multiples of this, which GPUs multiply faster.
+_MULTIPLE = 64
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """How a causal model becomes a denoiser.
+
+    Attributes:
+        shift: an output predicts the next position, as in the causal model; False: its own.
+        mask_token: a token of the tokenizer that becomes the mask and keeps its embedding; None for an unused id, or a
+            new one, whose embedding starts at the mean of all.
+    """
+
+    shift: bool = True
+    mask_token: str | None = None
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether the path is a GGUF file."""
+    return path.suffix == ".gguf"
+
+
+def _gguf(path: Path) -> dict[str, Any]:
+    if not is_gguf(path):
+        return {}
+    if find_spec("gguf") is None:
+        raise UserError(f"{path.name} needs the gguf package to be read", fix="pip install 'smdiff[gguf]'.")
+    return {"gguf_file": path.name}
+
+
+def open_causal_tokenizer(path: Path, name: str | None) -> PreTrainedTokenizerBase:
+    """The tokenizer that comes with a causal model, or another by name."""
+    if name is not None or not is_gguf(path):
+        return load_tokenizer(name or str(path), add_mask=False)
+    try:
+        return AutoTokenizer.from_pretrained(path.parent, trust_remote_code=False, **_gguf(path))
+    except UserError:
+        raise
+    except Exception as error:  # malformed files raise nearly anything
+        raise UserError(f"cannot read the tokenizer in {path}", first_line(error)) from None
+
+
+def adapted(
+    path: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    how: Adaptation,
+    dtype: torch.dtype | None,
+    quantize: bool = False,
+) -> PreTrainedModel:
+    """The model of `path` (a folder or a GGUF file) with attention in both directions and a row for the mask.
+
+    The tokenizer gets a mask token if it has none. The configuration says what was done: is_causal, shifted_logits,
+    mask_token_id.
+
+    Raises:
+        UserError: unreadable, or a kind that cannot look ahead.
+    """
+    gguf = _gguf(path)
+    folder = path.parent if gguf else path
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, **gguf)
+    except Exception as error:  # configurations check themselves, with errors of many kinds
+        raise UserError(f"the configuration of {path} cannot be used", first_line(error)) from None
+    check_head(str(path), config)
+    config.is_causal = False
+    backbone = load_weights(folder, config, dtype, quantize, **gguf)
+    if type(backbone.get_input_embeddings()) is not nn.Embedding:
+        raise UserError(f"{path} cannot be used", "its input embeddings are scaled or otherwise special")
+    mask_id = _mask_of(backbone, tokenizer, how)
+    backbone.config.mask_token_id = mask_id
+    setattr(backbone.config, SHIFT, how.shift)
+    _check_looks_ahead(backbone, str(path))
+    return backbone
+
+
+def _mask_of(backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, how: Adaptation) -> int:
+    """The id of the mask token; its row of the table is there."""
+    used = torch.tensor(sorted(tokenizer.get_vocab().values()))
+    if how.mask_token is not None:
+        mask_id = tokenizer.get_vocab().get(how.mask_token)
+        if mask_id is None:
+            raise UserError(f"--mask-token {how.mask_token}", "the tokenizer has no such token")
+        tokenizer.mask_token = how.mask_token
+        return mask_id
+    if tokenizer.mask_token_id is None:
+        tokenizer.add_special_tokens({"mask_token": MASK})
+    mask_id = tokenizer.mask_token_id
+    table = backbone.get_input_embeddings().weight
+    mean = _mean(table, used)
+    if mask_id >= len(table):
+        backbone.resize_token_embeddings(mask_id + 1, pad_to_multiple_of=_MULTIPLE, mean_resizing=False)
+    _start_at(backbone.get_input_embeddings().weight, mean, len(table), mask_id)
+    head = backbone.get_output_embeddings()
+    if head.weight is not backbone.get_input_embeddings().weight:
+        _start_at(head.weight, _mean(head.weight, used), len(table), mask_id)
+    return mask_id
+
+
+def _mean(table: Tensor, used: Tensor) -> Tensor:
+    """(D,) the mean embedding of the tokens that there are."""
+    return table.detach()[used[used < len(table)].to(table.device)].float().mean(0)
+
+
+@torch.no_grad()
+def _start_at(table: Tensor, mean: Tensor, old: int, mask_id: int) -> None:
+    """Put the mean where no token has been: into new rows and the mask's."""
+    table[old:] = mean.to(table.dtype)
+    table[mask_id] = mean.to(table.dtype)
+
+
+@torch.no_grad()
+def _check_looks_ahead(backbone: PreTrainedModel, name: str) -> None:
+    """Refuse a network that attends to the left only, whatever its configuration says."""
+    ids = torch.arange(1, 9, device=backbone.device)[None] % backbone.config.vocab_size
+    changed = ids.clone()
+    changed[0, -1] = 0
+    # The base model, so that no logits are made.
+    first, second = (backbone.base_model(input_ids=x, use_cache=False).last_hidden_state[0, 0] for x in (ids, changed))
+    if torch.equal(first, second):
+        raise UserError(f"{name} cannot become a denoiser", f"a {backbone.config.model_type} attends to the left only")

@@ -1,0 +1,244 @@
+"""A training run, whatever it trains on: its folder, resuming, stopping on a signal, its result and its picture."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+from transformers.integrations import get_reporting_integration_callbacks
+from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_utils import get_last_checkpoint
+
+from smdiff.config import TrainingConfig, as_dict, fingerprint, identity
+from smdiff.diffusion.objective import Objective
+from smdiff.diffusion.soft_mask import SoftMask
+from smdiff.errors import Interrupted, RunFailed, UserError
+from smdiff.evaluation.results import result
+from smdiff.evaluation.text import HeldOut
+from smdiff.files import read_json
+from smdiff.models.denoiser import Denoiser
+from smdiff.training.callbacks import Average, Metrics, ProgressLine, StopOnSignal, read_metrics
+from smdiff.training.run_folder import RunFolder
+from smdiff.training.trainer import SoftMaskTrainer, training_arguments
+from smdiff.ui.console import note, track
+from smdiff.ui.plots import training_curves
+
+_FINAL_DRAWS = 8
+_OFF = 0.05
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that training needs.
+
+    Attributes:
+        facts: about the data, in run.json and the result; a folder that was started with others is refused.
+        train_rows: different rows; None for a stream.
+        length: the longest row that a batch can have, in tokens.
+        stream: seed of data order, noise and dropout.
+        plan: what the run is going to do beyond what all runs do, in numbers.
+        notes: what the user should know about the result.
+    """
+
+    folder: RunFolder
+    facts: dict[str, Any]
+    tokenizer: PreTrainedTokenizerBase
+    denoiser: Denoiser
+    objective: Objective
+    train: torch.utils.data.Dataset
+    train_rows: int | None
+    collate: Callable[[list[Any]], dict[str, Tensor]]
+    valid: HeldOut
+    length: int
+    stream: int
+    plan: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def open_folder(command: str, config: TrainingConfig) -> RunFolder:
+    """--out, or a folder named after the configuration."""
+    values = identity(config)
+    out = Path(config.out).expanduser() if config.out else Path("runs") / f"{command}-{fingerprint(values)}"
+    return RunFolder(out, values, config.resume)
+
+
+def stream_seed(seed: int, generation: int) -> int:
+    """Seed of data order and noise: a run that continues another sees other rows and other masks."""
+    return seed + 1_000_033 * generation
+
+
+def generation_of(folder: Path | None) -> int:
+    """How many runs came before one that continues `folder`: 1 after bare weights, one more after each run."""
+    stored = None if folder is None else read_json(folder / "run.json")
+    return 1 + int((stored or {}).get("generation", 0))
+
+
+def check_trackers(config: TrainingConfig) -> None:
+    """Refuse a tracker that transformers does not know or that is not installed."""
+    try:
+        for tracker in get_reporting_integration_callbacks([] if config.report_to == "none" else [config.report_to]):
+            tracker()  # says so if its package is missing
+    except (ValueError, ImportError, RuntimeError) as error:
+        raise UserError(f"--report-to {config.report_to}", str(error).rstrip(".")) from None
+
+
+def choose_soft_mask(
+    config: TrainingConfig, given: frozenset[str], stored: SoftMask | None, source: str
+) -> SoftMask | None:
+    """Fresh scalars, or those of a soft-masked checkpoint (with its k) where no others were asked for."""
+    if not config.soft:
+        if stored is not None:
+            note(f"the scalars of {source} are dropped: this run is binary, without --soft-mask")
+        return None
+    if stored is not None and not given & {"k", "w_s", "w_a", "w_b"}:
+        return stored
+    return SoftMask(config.k or None, config.w_s, config.w_a, config.w_b)
+
+
+def plan(config: TrainingConfig, prepared: Prepared) -> dict[str, Any]:
+    """What the run is going to do, in numbers."""
+    parameters = list(prepared.denoiser.parameters())
+    return {
+        "out": str(prepared.folder.path),
+        "parameters": sum(p.numel() for p in parameters),
+        "trained_parameters": sum(p.numel() for p in parameters if p.requires_grad),
+        "vocabulary": prepared.denoiser.vocab_size,
+        "train_sequences": prepared.train_rows,
+        "valid_sequences": len(prepared.valid),
+        "steps": config.total_steps,
+        "forward_passes": round(config.total_steps * (1 + (config.p_sm if config.soft else 0))),
+    } | prepared.plan
+
+
+def _claim(config: TrainingConfig, prepared: Prepared) -> None:
+    """Take the run's folder, and put the tokenizer there, so that an unfinished run can be sampled from too."""
+    trained = sum(p.numel() for p in prepared.denoiser.parameters() if p.requires_grad)
+    # Weights, averages and Adam's two moments, for each checkpoint kept and the one being written.
+    there = len(list(prepared.folder.checkpoints.glob("checkpoint-*")))
+    size = 4 * 4 * trained * max(1, config.keep + 1 - there) + 10_000_000
+    prepared.folder.claim(prepared.facts, size)
+    try:
+        prepared.tokenizer.save_pretrained(prepared.folder.path)
+    except OSError as error:
+        raise UserError(f"cannot write to --out {prepared.folder.path}", error.strerror or str(error)) from None
+
+
+def _summary(
+    command: str, config: TrainingConfig, prepared: Prepared, trainer: SoftMaskTrainer, metrics: Metrics, step: int
+) -> dict[str, Any]:
+    """The run's result: what was done, the held-out bound, the scalars."""
+    tokens, seconds = trainer.tokens_seen, metrics.seconds
+    soft_mask = prepared.denoiser.soft_mask
+    low, high = prepared.objective.times
+    summary = result(
+        command,
+        as_dict(config),
+        model=str(prepared.folder.path),
+        **prepared.facts,
+        train={
+            "steps": trainer.state.global_step,
+            "delivered_step": step,
+            "tokens": tokens,
+            "forward_passes": trainer.forward_passes,
+            "seconds": seconds,
+            "tokens_per_second": tokens / seconds if seconds else None,
+        },
+        valid={"sequences": len(prepared.valid), "draws": _FINAL_DRAWS, "times": [low, high]}
+        | trainer.score(draws=_FINAL_DRAWS),
+        soft_mask=None if soft_mask is None else {"k": soft_mask.k, **soft_mask.values()},
+        notes=list(prepared.notes),
+    )
+    if soft_mask is not None and (w_s := soft_mask.values()["w_s"]) < _OFF:
+        summary["notes"].append(
+            f"soft-masking stayed off: w_s ended at {w_s:.4f}, so the model is binary in effect; "
+            "train longer, or start with --w-s 0.3 --soft-mask-lr 0.05"
+        )
+    return summary
+
+
+def run(command: str, config: TrainingConfig, prepared: Prepared) -> dict[str, Any]:
+    """Train what was prepared and return the result.
+
+    Raises:
+        UserError: the folder cannot be used. RunFailed: the loss is not finite, or a file could not be written.
+        Interrupted: stopped by a signal, with a checkpoint saved.
+    """
+    _claim(config, prepared)
+    cuda = torch.cuda.is_available()
+    average, metrics, stop = Average(), Metrics(prepared.folder.metrics), StopOnSignal()
+    latest = None
+    if prepared.folder.checkpoints.is_dir():
+        latest = get_last_checkpoint(prepared.folder.checkpoints)
+        if latest is not None:
+            note(f"continuing from {latest}")
+    done_steps = int(latest.rsplit("-", 1)[1]) if latest else 0
+    with stop, track("training", config.total_steps, done_steps) as tracker:
+        progress = ProgressLine(tracker)
+        trainer = SoftMaskTrainer(
+            prepared.denoiser,
+            config,
+            training_arguments(config, prepared.folder.checkpoints, cuda),
+            objective=prepared.objective,
+            train_dataset=prepared.train,
+            collate=prepared.collate,
+            valid=prepared.valid,
+            tokenizer=prepared.tokenizer,
+            length=prepared.length,
+            stream=prepared.stream,
+            callbacks=[average, metrics, progress, stop],
+        )
+        trainer.remove_callback(PrinterCallback)
+        average.ema, progress.trainer = trainer.ema, trainer
+        try:
+            trainer.train(resume_from_checkpoint=latest)
+            if stop.stopped and trainer.state.global_step < config.total_steps:
+                raise Interrupted(
+                    f"stopped at step {trainer.state.global_step} of {config.total_steps}",
+                    f"saved in {prepared.folder.checkpoints}",
+                    "Run the same command to go on.",
+                )
+            if config.deliver_best:
+                trainer.evaluate()
+            step = trainer.deliver(prepared.folder.path)
+        except (MemoryError, RuntimeError, OSError, SafetensorError) as error:
+            raise _explained(error, config, prepared, trainer) from error
+        finally:
+            _draw_curves(config, prepared)
+        summary = _summary(command, config, prepared, trainer, metrics, step)
+    prepared.folder.finish(summary)
+    return summary
+
+
+def _explained(error: Exception, config: TrainingConfig, prepared: Prepared, trainer: SoftMaskTrainer) -> Exception:
+    """What went wrong as the user should read it: out of memory, or a file that cannot be written; else as it is."""
+    step = trainer.state.global_step + 1
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):
+        return RunFailed(
+            f"out of memory at step {step}",
+            f"a micro-batch is {config.batch_size // config.accumulation} sequences of up to {prepared.length}",
+            "Raise --accumulation, or lower --batch-size or the length.",
+        )
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+    if full or isinstance(error, SafetensorError):
+        reason = getattr(error, "strerror", None) or str(error)
+        go_on = "Make room and run the same command to go on from the last checkpoint."
+        return RunFailed(f"cannot write to {prepared.folder.path} at step {step}", reason, go_on)
+    return error
+
+
+def _draw_curves(config: TrainingConfig, prepared: Prepared) -> None:
+    """The run's picture. A failure is told and stops nothing: the run is worth more than its picture."""
+    kind = f"soft-masked, k {config.k}, p_sm {config.p_sm:g}" if config.soft else "binary"
+    path = prepared.folder.path
+    try:
+        if records := read_metrics(prepared.folder.metrics):
+            training_curves(records, path / "curves.png", f"{path}: {kind}")
+    except (OSError, ValueError) as error:
+        note(f"no curves.png: {error}")
