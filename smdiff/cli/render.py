@@ -28,6 +28,7 @@ def setup(quiet: bool) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TQDM_DISABLE", "1")  # what transformers shows while it reads a GGUF file
     warnings.filterwarnings("ignore")
     for library in ("accelerate", "huggingface_hub"):
         logging.getLogger(library).setLevel(logging.ERROR)
@@ -89,22 +90,24 @@ def training_result(result: dict[str, Any], json: bool) -> None:
         return _json(result)
     train, valid, soft = result["train"], result["valid"], result["soft_mask"]
     speed = train["tokens_per_second"]
+    low, high = valid["times"]
+    bound = f"<= {_number(valid['perplexity'], '.3f')} perplexity, " if low < 0.01 and high == 1 else ""
+    nats = f"{_number(valid['nll'], '.4f')} +- {_number(valid['standard_error'], '.4f')} nats/token"
+    over = "" if bound else f", masked shares {low:g} to {high:g}"
     rows = [
         ("steps", f"{train['steps']:,} ({train['forward_passes']:,} forward passes)"),
         ("tokens", f"{train['tokens']:,} in {train['seconds']:,.0f} s" + (f", {speed:,.0f} a second" if speed else "")),
-        (
-            "held-out perplexity",
-            f"<= {_number(valid['perplexity'], '.3f')} ({_number(valid['nll'], '.4f')} +- "
-            f"{_number(valid['standard_error'], '.4f')} nats/token, "
-            f"{valid['sequences']} sequences{', two passes' if soft else ''})",
-        ),
+        ("held out", f"{bound}{nats} ({valid['sequences']} sequences{', two passes' if soft else ''}{over})"),
     ]
+    if train["delivered_step"] != train["steps"]:
+        rows.append(("delivered", f"the weights of step {train['delivered_step']:,}, the lowest held-out loss"))
     if soft:
         rows.append(("same, one pass", f"{_number(valid['nll_one_pass'], '.4f')} nats/token"))
         rows.append(
             ("soft mask", f"w_s {soft['w_s']:.3f}, w_a {soft['w_a']:.3f}, w_b {soft['w_b']:.3f}, k {soft['k']}")
         )
-    rows.append(("files", f"{result['model']}: curves.png, metrics.jsonl, result.json, model.safetensors"))
+    weights = "adapter_model" if result["config"].get("adapter", "none") != "none" else "model"
+    rows.append(("files", f"{result['model']}: {weights}.safetensors, result.json, metrics.jsonl, curves.png"))
     _pairs(f"{result['command']} {result['model']}", rows)
     for remark in result["notes"]:
         out.print(f"note: {remark}", markup=False)

@@ -19,7 +19,8 @@ def sample(
     model: Annotated[
         str,
         typer.Argument(
-            help="Run folder, Dream, LLaDA or other denoiser folder, MDLM weights, or a hub name.", show_default=False
+            help="Run folder, adapter, Dream, LLaDA or other denoiser folder, MDLM weights, or a hub name.",
+            show_default=False,
         ),
     ],
     show: Annotated[

@@ -23,7 +23,9 @@ class EvalTextConfig:
     valid_fraction: float = option(0.05, "Share that is held out, as in training", DATA, above=0, high=0.5)
     text_column: str = option("text", "Column with the text, in jsonl, parquet and hub data", DATA)
     tokenizer: str | None = option(None, "Folder or hub name, for bare weights that carry none", DATA)
-    length: int | None = option(None, "Tokens in a sequence; by default the training length", DATA, low=2, high=131072)
+    length: int | None = option(
+        None, "Tokens in a sequence; by default the training length, at most 1024", DATA, low=2, high=131072
+    )
     limit: int = option(512, "Sequences scored, at most; spread evenly over the data", DATA, low=1, high=100_000_000)
     draws: int = option(8, "Masks drawn for each sequence, stratified over the masked share", "Estimate",
                         low=1, high=100_000)  # fmt: skip

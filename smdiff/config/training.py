@@ -177,9 +177,10 @@ class FinetuneConfig(TrainingConfig):
     )
     chat_template: str | None = option(None, "File with a chat template (Jinja), for a tokenizer without one", DATA)
     skip_bad_rows: bool = option(False, "Leave out rows without a response instead of refusing the data", DATA)
-    max_length: int = option(
-        1024, "Longest row, in tokens; longer ones are left out, text is cut into rows of it", DATA, low=2, high=131072
-    )
+    max_length: int | None = option(
+        None, "Longest row, in tokens; longer ones are left out, text is cut into rows of it; 1024 if the model allows",
+        DATA, low=2, high=131072,
+    )  # fmt: skip
     pad_policy: str = option(
         "learn",
         "learn: padding is part of the response, so that the model learns to end; ignore: nobody sees it",

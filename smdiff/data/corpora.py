@@ -11,6 +11,7 @@ import ast
 import gzip
 import hashlib
 import io
+import os
 import sysconfig
 import tokenize
 from collections.abc import Iterator
@@ -171,17 +172,29 @@ def _read_text(path: Path) -> str:
         raise UserError(f"cannot read {path}", str(error)) from None
 
 
-def _table(paths: list[Path], kind: str, column: str) -> datasets.Dataset:
-    """jsonl or parquet files as one dataset with a "text" column."""
+def exists(spec: str) -> bool:
+    """Whether there is such a file or folder; unlike `Path.exists`, also of a name too long for one."""
+    return os.path.exists(os.path.expanduser(spec))
+
+
+def _files(path: Path) -> list[Path]:
+    return [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+
+
+def load_tables(path: Path) -> list[datasets.Dataset]:
+    """The rows of the jsonl, json and parquet files at or under `path`, with all their columns: a table a suffix."""
+    files = _files(path)
+    found = {suffix: [str(p) for p in files if _suffix(p) == suffix] for suffix in _TABLE_SUFFIXES}
     try:
-        table = datasets.load_dataset(kind, data_files=[str(p) for p in paths], split="train")
-    except Exception as error:  # `datasets` wraps every reader's own errors
-        cause = str(error.__cause__ or error).strip().splitlines()
-        raise UserError(f"cannot read {paths[0]}", cause[0] if cause else type(error).__name__) from None
-    return _text_column(table, column, str(paths[0]))
+        return [datasets.load_dataset(_TABLE_SUFFIXES[s], data_files=f, split="train") for s, f in found.items() if f]
+    except Exception as error:  # `datasets` wraps every reader's own errors, and some are about nothing at all
+        empty = isinstance(error, StopIteration) or "no data" in str(error)
+        reason = "it is empty" if empty else first_line(error.__cause__ or error)
+        raise UserError(f"cannot read {path}", reason) from None
 
 
 def _text_column(table: Documents, column: str, source: str) -> Documents:
+    """The column alone, named "text"."""
     names = table.column_names
     if names is None or column in names:
         kept = table.select_columns([column])
@@ -199,14 +212,11 @@ def _text_column(table: Documents, column: str, source: str) -> Documents:
 
 def _read_files(path: Path, column: str) -> datasets.Dataset:
     """A file or folder as documents: a text file is one, a row of a table is one."""
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    texts = [p for p in files if _suffix(p) in _TEXT_SUFFIXES or (p == path and _suffix(p) not in _TABLE_SUFFIXES)]
+    texts = [p for p in _files(path) if (s := _suffix(p)) in _TEXT_SUFFIXES or (p == path and s not in _TABLE_SUFFIXES)]
     parts: list[datasets.Dataset] = []
     if texts:
         parts.append(datasets.Dataset.from_dict({"text": [_read_text(p) for p in texts]}))
-    for suffix, kind in _TABLE_SUFFIXES.items():
-        if tables := [p for p in files if _suffix(p) == suffix]:
-            parts.append(_table(tables, kind, column))
+    parts += [_text_column(table, column, str(path)) for table in load_tables(path)]
     if not parts:
         raise UserError(
             f"no data in {path}", f"looked for {', '.join([*_TEXT_SUFFIXES, *_TABLE_SUFFIXES])}, also with .gz"
@@ -214,19 +224,17 @@ def _read_files(path: Path, column: str) -> datasets.Dataset:
     return datasets.concatenate_datasets(parts)
 
 
-def _from_hub(name: str, column: str, streaming: bool) -> tuple[Documents, Documents | None]:
-    """A hub dataset's training split and its own held-out split, if it has one."""
+def from_hub(name: str, streaming: bool = False) -> tuple[Documents, Documents | None]:
+    """Training and own held-out rows, if there are any, of `owner/name` or `owner/name/configuration`."""
+    parts = name.split("/")
     try:
-        splits = datasets.load_dataset(name, streaming=streaming)
+        splits = datasets.load_dataset("/".join(parts[:2]), "/".join(parts[2:]) or None, streaming=streaming)
     except Exception as error:  # network, missing name, gated, malformed: one answer for the user
-        reason = first_line(error)
-        raise UserError(
-            f"--data {name}", f"no such file or folder here, and not loaded from the hub ({reason})",
-            "Give a path that exists, or check the name and the network.",
-        ) from None  # fmt: skip
+        reason = f"no such file or folder here, and not loaded from the hub ({first_line(error)})"
+        fix = "Give a path that exists, or check the name and the network."
+        raise UserError(f"--data {name}", reason, fix) from None
     train = splits["train"] if "train" in splits else next(iter(splits.values()))
-    held_out = next((splits[s] for s in ("validation", "valid", "test") if s in splits), None)
-    return _text_column(train, column, name), None if held_out is None else _text_column(held_out, column, name)
+    return train, next((splits[s] for s in ("validation", "valid", "test") if s in splits), None)
 
 
 def texts(documents: Documents) -> Iterator[str]:
@@ -235,23 +243,32 @@ def texts(documents: Documents) -> Iterator[str]:
         yield row["text"]
 
 
-def _digest(text: str) -> bytes:
+def digest(text: str) -> bytes:
+    """SHA-256 of a document."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
-def _draw(text: str) -> float:
+def _draw(digest: bytes) -> float:
     """A number in [0, 1) from the content of a document."""
-    return int.from_bytes(_digest(text)[:6], "big") / 2**48
+    return int.from_bytes(digest[:6], "big") / 2**48
+
+
+def split_by_content(
+    rows: datasets.Dataset, digests: list[bytes], fraction: float
+) -> tuple[datasets.Dataset, datasets.Dataset] | None:
+    """Training and held-out rows, at least one each; equal rows land on the same side. None if all are equal."""
+    draws = [_draw(digest) for digest in digests]
+    if len(set(draws)) < 2:
+        return None
+    bar = min(max(fraction, min(draws) + 1e-15), max(draws))
+    sides = [[i for i, d in enumerate(draws) if (d < bar) == held_out] for held_out in (False, True)]
+    return rows.select(sides[0]), rows.select(sides[1])
 
 
 def _split(documents: datasets.Dataset, fraction: float) -> tuple[datasets.Dataset, datasets.Dataset]:
     """Whole documents held out; a single document is cut once, near the end, at a paragraph if there is one."""
-    draws = [_draw(text) for text in texts(documents)]
-    if len(set(draws)) > 1:
-        # At least one document on each side.
-        bar = min(max(fraction, min(draws) + 1e-15), max(draws))
-        sides = [[i for i, d in enumerate(draws) if (d < bar) == held_out] for held_out in (False, True)]
-        return documents.select(sides[0]), documents.select(sides[1])
+    if sides := split_by_content(documents, [digest(text) for text in texts(documents)], fraction):
+        return sides
     text = documents[0]["text"]
     cut = int(len(text) * (1 - fraction))
     paragraph = text.find("\n\n", cut)
@@ -278,12 +295,9 @@ def check_spec(spec: str) -> None:
         raise UserError("--data is empty", fix="Name built-in data, a file, a folder or a hub dataset.")
     if _is_markov(spec):
         markov_seed(spec)
-    looks_like_path = spec.startswith((".", "/", "~")) or Path(spec).suffix in (
-        *_TEXT_SUFFIXES,
-        *_TABLE_SUFFIXES,
-        ".gz",
-    )
-    if not is_built_in(spec) and looks_like_path and not Path(spec).expanduser().exists():
+    suffixes = (*_TEXT_SUFFIXES, *_TABLE_SUFFIXES, ".gz")
+    looks_like_path = spec.startswith((".", "/", "~")) or Path(spec).suffix in suffixes
+    if not is_built_in(spec) and looks_like_path and not exists(spec):
         raise UserError(f"--data {spec}", "no such file or folder")
 
 
@@ -297,9 +311,10 @@ def load_documents(spec: str, column: str = "text", streaming: bool = False) -> 
     if is_built_in(spec):
         texts = _BUILT_IN[spec]() if spec in _BUILT_IN else _markov(spec)
         return datasets.Dataset.from_dict({"text": texts}), None
-    path = Path(spec).expanduser()
-    documents, held_out = (_read_files(path, column), None) if path.exists() else _from_hub(spec, column, streaming)
-    documents, held_out = _with_text(documents), held_out and _with_text(held_out)
+    if exists(spec):
+        documents, held_out = _with_text(_read_files(Path(spec).expanduser(), column)), None
+    else:
+        documents, held_out = (t and _with_text(_text_column(t, column, spec)) for t in from_hub(spec, streaming))
     if isinstance(documents, datasets.Dataset) and len(documents) == 0:
         raise UserError(f"--data {spec}", "there is no text in it")
     return documents, held_out
@@ -324,14 +339,14 @@ def load_corpus(
     """
     documents, own = load_documents(spec, column, streaming)
     stream = isinstance(documents, datasets.IterableDataset)
-    sha256 = None if stream else hashlib.sha256(b"".join(map(_digest, texts(documents)))).hexdigest()
+    sha256 = None if stream else hashlib.sha256(b"".join(map(digest, texts(documents)))).hexdigest()
     train, held_out = documents, own
     if valid_spec is not None:
         other, split = load_documents(valid_spec, column)
         held_out = split or other
     if held_out is None and stream:
-        train = documents.filter(lambda text: _draw(text) >= valid_fraction, input_columns="text")
-        held_out = documents.filter(lambda text: _draw(text) < valid_fraction, input_columns="text")
+        train = documents.filter(lambda text: _draw(digest(text)) >= valid_fraction, input_columns="text")
+        held_out = documents.filter(lambda text: _draw(digest(text)) < valid_fraction, input_columns="text")
         held_out = held_out.take(_STREAM_HELD_OUT)
     elif held_out is None:
         train, held_out = _split(documents, valid_fraction)

@@ -16,8 +16,11 @@ from smdiff.errors import UserError
 from smdiff.evaluation.results import result
 from smdiff.evaluation.text import Elbo, Mean, bytes_per_token, elbo, verdict
 from smdiff.files import read_json
+from smdiff.models.denoiser import Denoiser
 from smdiff.models.load import load
 from smdiff.ui.console import note, track
+
+_LONGEST = 1024
 
 
 def _lineage(model: str) -> Iterator[dict[str, Any]]:
@@ -28,7 +31,7 @@ def _lineage(model: str) -> Iterator[dict[str, Any]]:
         seen.add(folder)
         run = read_json(folder / "run.json") or read_json(folder.parent.parent / "run.json") or {}
         yield run
-        init = run.get("identity", {}).get("init")
+        init = run.get("identity", {}).get("init") or run.get("identity", {}).get("model")
         folder = None if init is None else Path(init).expanduser()
 
 
@@ -63,6 +66,12 @@ def _part(models: list[str], config: EvalTextConfig) -> tuple[Documents, str, Co
     if share < config.valid_fraction:
         corpus = load_corpus(config.data, valid_fraction=share, column=config.text_column)
     return corpus.valid, split, corpus
+
+
+def _length(name: str, denoiser: Denoiser) -> int:
+    """The length that a model was trained on; of one that could take very long texts, a usual one."""
+    run = read_json(Path(name).expanduser() / "run.json") or {}
+    return run.get("identity", {}).get("max_length") or min(denoiser.max_length, _LONGEST)
 
 
 def _difference(scores: torch.Tensor, base: torch.Tensor) -> dict[str, Any]:
@@ -101,7 +110,7 @@ def compare(models: list[str], config: EvalTextConfig) -> dict[str, Any]:
     loaded = {name: load(name, config.tokenizer) for name in dict.fromkeys(models)}
     note(f"reading {config.data}")
     documents, split, corpus = _part(models, config)
-    length = config.length or min(d.backbone.config.max_position_embeddings for d, _, _ in loaded.values())
+    length = config.length or min(_length(name, model.denoiser) for name, model in loaded.items())
     rows: list[dict[str, Any]] = []
     reference: tuple[dict[str, int], Elbo] | None = None
     packed: list[tuple[dict[str, int], torch.Tensor]] = []  # sequences of each vocabulary

@@ -45,7 +45,7 @@ def _gguf(path: Path) -> dict[str, Any]:
     if not is_gguf(path):
         return {}
     if find_spec("gguf") is None:
-        raise UserError(f"{path.name} needs the gguf package to be read", fix="pip install 'smdiff[gguf]'.")
+        raise UserError(f"{path.name} needs the gguf package to be read", fix="pip install gguf.")
     return {"gguf_file": path.name}
 
 
@@ -106,27 +106,19 @@ def _mask_of(backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, how:
     if tokenizer.mask_token_id is None:
         tokenizer.add_special_tokens({"mask_token": MASK})
     mask_id = tokenizer.mask_token_id
-    table = backbone.get_input_embeddings().weight
-    mean = _mean(table, used)
-    if mask_id >= len(table):
+    rows = len(backbone.get_input_embeddings().weight)
+    if mask_id >= rows:
         backbone.resize_token_embeddings(mask_id + 1, pad_to_multiple_of=_MULTIPLE, mean_resizing=False)
-    _start_at(backbone.get_input_embeddings().weight, mean, len(table), mask_id)
-    head = backbone.get_output_embeddings()
-    if head.weight is not backbone.get_input_embeddings().weight:
-        _start_at(head.weight, _mean(head.weight, used), len(table), mask_id)
+    table, head = backbone.get_input_embeddings().weight, backbone.get_output_embeddings().weight
+    for weight in [table] if head is table else [table, head]:
+        _start_at_mean(weight, used[used < rows], [*range(rows, len(weight)), mask_id])
     return mask_id
 
 
-def _mean(table: Tensor, used: Tensor) -> Tensor:
-    """(D,) the mean embedding of the tokens that there are."""
-    return table.detach()[used[used < len(table)].to(table.device)].float().mean(0)
-
-
 @torch.no_grad()
-def _start_at(table: Tensor, mean: Tensor, old: int, mask_id: int) -> None:
-    """Put the mean where no token has been: into new rows and the mask's."""
-    table[old:] = mean.to(table.dtype)
-    table[mask_id] = mean.to(table.dtype)
+def _start_at_mean(weight: Tensor, used: Tensor, rows: list[int]) -> None:
+    """Put the mean of the rows that have a token into those that never had one."""
+    weight[rows] = weight[used.to(weight.device)].float().mean(0).to(weight.dtype)
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, Cache, PretrainedConfig, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from smdiff.diffusion.prediction import FORBIDDEN
 
@@ -133,7 +134,7 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
 
 
-class _Block(nn.Module):
+class _Block(GradientCheckpointingLayer):
     """Attention and MLP, each with a modulated norm before and a gate after."""
 
     def __init__(self, config: DiTConfig, index: int) -> None:
@@ -190,6 +191,7 @@ class DiT(PreTrainedModel):
     base_model_prefix = ""
     _no_split_modules: ClassVar = ["_Block"]
     _supports_sdpa = True
+    supports_gradient_checkpointing = True
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__(config)

@@ -10,7 +10,8 @@ from transformers import PreTrainedTokenizerBase
 from transformers.trainer_utils import set_seed
 
 from smdiff.config import FinetuneConfig, Resolved, fingerprint
-from smdiff.data.sft import Collator, Format, Mixture, Row, Source, load_sources, valid_rows
+from smdiff.data.mixture import Collator, Mixture, Row, valid_rows
+from smdiff.data.sft import Format, Source, load_sources
 from smdiff.diffusion.objective import objective
 from smdiff.errors import RunFailed, UserError
 from smdiff.evaluation.text import HeldOut
@@ -18,6 +19,7 @@ from smdiff.models import adapters
 from smdiff.models.adapt import Adaptation
 from smdiff.models.denoiser import Denoiser
 from smdiff.models.load import Model, is_causal_model, load, local_path, merged, open_base
+from smdiff.training.estimate import estimate
 from smdiff.training.run import (
     Prepared,
     check_trackers,
@@ -31,6 +33,7 @@ from smdiff.training.trainer import bf16
 from smdiff.ui.console import note
 
 _MERGED = "merged"
+_MAX_LENGTH = 1024
 
 
 def _open(config: FinetuneConfig) -> tuple[Model, bool]:
@@ -90,7 +93,7 @@ def _template(config: FinetuneConfig, tokenizer: PreTrainedTokenizerBase) -> Non
         raise UserError(f"cannot read --chat-template {config.chat_template}", reason) from None
 
 
-def _sources(config: FinetuneConfig, tokenizer: PreTrainedTokenizerBase) -> list[Source]:
+def _sources(config: FinetuneConfig, tokenizer: PreTrainedTokenizerBase, longest: int) -> list[Source]:
     assert config.data is not None
     form = Format(
         kind=config.format,
@@ -102,7 +105,7 @@ def _sources(config: FinetuneConfig, tokenizer: PreTrainedTokenizerBase) -> list
         skip_bad=config.skip_bad_rows,
     )
     sources = load_sources(
-        config.data, tokenizer, form, max_length=config.max_length, valid_spec=config.valid_data,
+        config.data, tokenizer, form, max_length=longest, valid_spec=config.valid_data,
         valid_fraction=config.valid_fraction,
     )  # fmt: skip
     for source in sources:
@@ -138,11 +141,12 @@ def prepare(resolved: Resolved[FinetuneConfig]) -> Prepared:
     check_trackers(config)
     note(f"loading {config.model}")
     (denoiser, tokenizer, _), fresh_mask = _open(config)
-    if config.max_length > denoiser.max_length:
-        raise UserError(f"--max-length {config.max_length}", f"the model was made for {denoiser.max_length} tokens")
+    longest = config.max_length or min(_MAX_LENGTH, denoiser.max_length)
+    if longest > denoiser.max_length:
+        raise UserError(f"--max-length {longest}", f"the model was made for {denoiser.max_length} tokens")
     _template(config, tokenizer)
     note(f"reading {config.data}")
-    sources = _sources(config, tokenizer)
+    sources = _sources(config, tokenizer, longest)
     set_seed(config.seed)
     stored = denoiser.soft_mask
     denoiser = _adapted(resolved, denoiser, fresh_mask)
@@ -161,6 +165,8 @@ def prepare(resolved: Resolved[FinetuneConfig]) -> Prepared:
     extra = config.extra_pads if learn else 0
     pad_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     rows = config.total_steps * config.batch_size
+    valid = valid_rows(sources, config.eval_sequences)
+    row = sum(len(r.ids) for r in valid) / len(valid) + extra / 2
     train = Mixture([s.train for s in sources], [s.weight for s in sources], rows, stream, extra)
     return Prepared(
         folder=folder,
@@ -171,9 +177,13 @@ def prepare(resolved: Resolved[FinetuneConfig]) -> Prepared:
         train=train,
         train_rows=sum(len(s.train) for s in sources),
         collate=Collator(pad_id, config.pad_policy, denoiser.max_length),
-        valid=_held_out(valid_rows(sources, config.eval_sequences), pad_id),
-        length=config.max_length + extra + 8,
+        valid=_held_out(valid, pad_id),
+        length=longest + extra + 8,
         stream=stream,
+        plan={"rows": "text" if text else "responses", "tokens": round(rows * row)},
+        estimate=lambda: estimate(
+            config, denoiser, row, longest + extra, bf16(config.precision), config.gradient_checkpointing
+        ),
     )
 
 

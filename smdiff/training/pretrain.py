@@ -24,6 +24,7 @@ from smdiff.models.dit import DiT, DiTConfig
 from smdiff.models.load import read_checkpoint, read_tokenizer
 from smdiff.models.mdlm import Checkpoint
 from smdiff.models.weights import load_strictly
+from smdiff.training.estimate import estimate
 from smdiff.training.run import (
     Prepared,
     check_trackers,
@@ -33,6 +34,7 @@ from smdiff.training.run import (
     run,
     stream_seed,
 )
+from smdiff.training.trainer import bf16
 from smdiff.ui.console import note
 
 # What a shape option of the configuration is called in the model's.
@@ -150,6 +152,7 @@ def prepare(resolved: Resolved[PretrainConfig]) -> Prepared:
         length=config.length,
         stream=stream,
         plan={"length": config.length, "tokens": config.total_steps * config.batch_size * config.length},
+        estimate=lambda: estimate(config, denoiser, config.length, config.length, bf16(config.precision), False),
     )
 
 

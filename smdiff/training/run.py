@@ -44,7 +44,7 @@ class Prepared:
         length: the longest row that a batch can have, in tokens.
         stream: seed of data order, noise and dropout.
         plan: what the run is going to do beyond what all runs do, in numbers.
-        notes: what the user should know about the result.
+        estimate: memory and time, worked out when they are asked for.
     """
 
     folder: RunFolder
@@ -59,7 +59,7 @@ class Prepared:
     length: int
     stream: int
     plan: dict[str, Any] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    estimate: Callable[[], dict[str, Any]] = dict
 
 
 def open_folder(command: str, config: TrainingConfig) -> RunFolder:
@@ -105,16 +105,20 @@ def choose_soft_mask(
 def plan(config: TrainingConfig, prepared: Prepared) -> dict[str, Any]:
     """What the run is going to do, in numbers."""
     parameters = list(prepared.denoiser.parameters())
-    return {
-        "out": str(prepared.folder.path),
-        "parameters": sum(p.numel() for p in parameters),
-        "trained_parameters": sum(p.numel() for p in parameters if p.requires_grad),
-        "vocabulary": prepared.denoiser.vocab_size,
-        "train_sequences": prepared.train_rows,
-        "valid_sequences": len(prepared.valid),
-        "steps": config.total_steps,
-        "forward_passes": round(config.total_steps * (1 + (config.p_sm if config.soft else 0))),
-    } | prepared.plan
+    return (
+        {
+            "out": str(prepared.folder.path),
+            "parameters": sum(p.numel() for p in parameters),
+            "trained_parameters": sum(p.numel() for p in parameters if p.requires_grad),
+            "vocabulary": prepared.denoiser.vocab_size,
+            "train_sequences": prepared.train_rows,
+            "valid_sequences": len(prepared.valid),
+            "steps": config.total_steps,
+            "forward_passes": round(config.total_steps * (1 + (config.p_sm if config.soft else 0))),
+        }
+        | prepared.plan
+        | prepared.estimate()
+    )
 
 
 def _claim(config: TrainingConfig, prepared: Prepared) -> None:
@@ -153,7 +157,7 @@ def _summary(
         valid={"sequences": len(prepared.valid), "draws": _FINAL_DRAWS, "times": [low, high]}
         | trainer.score(draws=_FINAL_DRAWS),
         soft_mask=None if soft_mask is None else {"k": soft_mask.k, **soft_mask.values()},
-        notes=list(prepared.notes),
+        notes=[],
     )
     if soft_mask is not None and (w_s := soft_mask.values()["w_s"]) < _OFF:
         summary["notes"].append(
