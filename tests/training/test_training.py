@@ -12,7 +12,8 @@ from smdiff.config import PretrainConfig, resolve
 from smdiff.errors import Interrupted, RunFailed, UserError
 from smdiff.models.load import load
 from smdiff.training.ema import Ema
-from smdiff.training.pretrain import plan, prepare, pretrain, stream_seed
+from smdiff.training.pretrain import prepare, pretrain
+from smdiff.training.run import plan, stream_seed
 from smdiff.training.trainer import SoftMaskTrainer
 
 TINY = {
@@ -156,7 +157,7 @@ def test_a_continued_run_sees_other_rows_and_other_noise(train, tmp_path):
     for options in ({"data": "python-docs"}, more, {**more, "soft_mask": True}):
         flags = {**TINY, "out": str(tmp_path / "x"), **options}
         prepared = prepare(resolve(PretrainConfig, flags))
-        orders.append((prepared.generation, [prepared.train[i].tolist() for i in range(8)]))
+        orders.append((prepared.facts["generation"], [prepared.train[i].tolist() for i in range(8)]))
     assert [g for g, _ in orders] == [0, 1, 1]
     assert orders[0][1] != orders[1][1] == orders[2][1]
     assert stream_seed(3, 0) == 3 != stream_seed(3, 1) != stream_seed(3, 2)
@@ -241,7 +242,7 @@ def test_a_checkpoint_folder_is_a_model_and_a_start(train, tmp_path):
     assert len(tokenizer) == denoiser.vocab_size == 258
     flags = {**TINY, "data": "python-docs", "init": checkpoint, "soft_mask": True, "out": str(tmp_path / "x")}
     prepared = prepare(resolve(PretrainConfig, flags))
-    assert prepared.generation == 1
+    assert prepared.facts["generation"] == 1
     assert prepared.denoiser.soft_mask.k == 1  # the checkpoint's, as no other was asked for
 
 
@@ -257,7 +258,7 @@ def test_new_intervals_count_for_a_resumed_run(train, tmp_path, monkeypatch):
 
 
 def test_a_failing_picture_does_not_cost_the_run(train, tmp_path, monkeypatch):
-    from smdiff.training import pretrain as module
+    from smdiff.training import run as module
 
     def fail(*arguments):
         raise ValueError("no picture today")
