@@ -7,8 +7,8 @@ from it; both default to the data folder beside a developer's checkout. Every st
 --folder; a stopped benchmark goes on where it was.
 
 1. The network trains for 500 steps from the causal weights, and for 500 from random ones.
-2. The adapted one goes on to 1,500 binary steps, then for 1,500 more, binary or soft-masked (iso-update), or
-   soft-masked for as many forward passes as 1,500 binary steps make (iso-compute).
+2. The adapted one goes on to 1,500 binary steps, then for 1,500 more, binary or soft-masked (iso-update). On the
+   first seed also soft-masked for as many forward passes as 1,500 binary steps make (iso-compute).
 3. Each writes texts at five numbers of forward passes. The original causal model says how likely they are.
 """
 
@@ -41,6 +41,7 @@ BASE = {
     "eval_every": START, "save_every": 500, "best": False, "warmup": 50,
 }  # fmt: skip
 SOFT = {"soft_mask": True, "k": 3, "p_sm": 0.8, "w_s": 0.3, "soft_mask_lr": 0.05}
+ARMS = ("binary", "soft-masked", "iso-compute")
 NFES = (8, 16, 32, 64, 128)
 TEXTS = 128
 # What is asked: perplexity at 500 steps and of soft-masking, generative perplexity at NFE 1/1, entropies.
@@ -60,7 +61,7 @@ def train(folder: Path, data: Path, model: Path, seed: int, **options: Any) -> d
     return finetune(resolve(FinetuneConfig, flags))
 
 
-def stages(folder: Path, model: Path, data: Path, seed: int) -> dict[str, dict[str, Any]]:
+def stages(folder: Path, model: Path, data: Path, seed: int, iso: bool) -> dict[str, dict[str, Any]]:
     """The runs of one seed."""
     again = {"steps": STEPS, "schedule": "linear", "warmup": 0}
     start = folder / "start"
@@ -69,9 +70,10 @@ def stages(folder: Path, model: Path, data: Path, seed: int) -> dict[str, dict[s
                         schedule="constant"),
         "start": train(start, data, model, seed, steps=STEPS, schedule="constant"),
         "binary": train(folder / "binary", data, start, seed, **again),
-        "soft-masked": train(folder / "soft", data, start, seed, **again, **SOFT),
-        "iso-compute": train(folder / "iso", data, start, seed, **again, **SOFT, budget="iso-compute"),
+        "soft-masked": train(folder / "soft-masked", data, start, seed, **again, **SOFT),
     }  # fmt: skip
+    if iso:
+        runs["iso-compute"] = train(folder / "iso-compute", data, start, seed, **again, **SOFT, budget="iso-compute")
     at = {r["step"]: r for r in read_metrics(start / "metrics.jsonl") if "valid_nll" in r}
     runs["adapted"] = {"valid": {"perplexity": at[START]["valid_perplexity"]}}
     return runs
@@ -105,13 +107,13 @@ def texts_of(folder: Path, nfe: int, seed: int) -> torch.Tensor:
     return torch.tensor([text.ids for text in smdiff.generate(smdiff.load(str(folder)), config=config)])
 
 
-def measure(folder: Path, model: Path, data: Path, seed: int) -> dict[str, Any]:
+def measure(folder: Path, model: Path, data: Path, seed: int, iso: bool) -> dict[str, Any]:
     """Everything of one seed; kept in its folder, so that it is not done twice."""
     done = folder / "measured.json"
     if done.exists():
         return json.loads(done.read_text())
-    runs = stages(folder, model, data, seed)
-    arms = {"binary": folder / "binary", "soft-masked": folder / "soft", "iso-compute": folder / "iso"}
+    runs = stages(folder, model, data, seed, iso)
+    arms = {name: folder / name for name in ARMS if name in runs}
     config = EvalTextConfig(data=str(data), length=LENGTH, limit=1024, draws=8)
     scored = {(r["model"], r["passes"]): r for r in compare([str(f) for f in arms.values()], config)["results"]}
     causal = AutoModelForCausalLM.from_pretrained(model).eval()
@@ -150,7 +152,7 @@ def show(seeds: list[dict[str, Any]]) -> None:
     title = "after 1,500 binary steps; at each NFE generative PPL and unigram entropy (nats)"
     table = Table("seed", "run", "steps", "passes", "PPL <=", "change", "s/step", "w_s", *map(str, NFES), title=title)
     for s in seeds:
-        for name in ("binary", "soft-masked", "iso-compute"):
+        for name in [name for name in ARMS if name in s]:
             row, w_s = s[name], (s[name]["scalars"] or {}).get("w_s")
             change = row["perplexity"] / s["binary"]["perplexity"] - 1
             pairs = [f"{row['generative'][str(n)]:.1f}\n{row['entropy'][str(n)]:.2f}" for n in NFES]
@@ -158,7 +160,7 @@ def show(seeds: list[dict[str, Any]]) -> None:
                 str(s["seed"]), name, f"{row['train']['steps']:,}", f"{row['train']['forward_passes']:,}",
                 f"{row['perplexity']:.2f}", "-" if name == "binary" else f"{change:+.1%}",
                 f"{row['train']['seconds'] / row['train']['steps']:.2f}", "-" if w_s is None else f"{w_s:.2f}", *pairs,
-                end_section=name == "iso-compute",
+                end_section=name == [arm for arm in ARMS if arm in s][-1],
             )  # fmt: skip
     console.print(table)
     for s in seeds:
@@ -174,10 +176,10 @@ def draw(seeds: list[dict[str, Any]], folder: Path, picture: Path) -> None:
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
     for index, s in enumerate(seeds):
-        for name, run, colour in (("binary", "binary", "tab:gray"), ("soft-masked", "soft", "tab:blue")):
+        for name, colour in (("binary", "tab:gray"), ("soft-masked", "tab:blue")):
             style = {"color": colour, "label": name if index == 0 else None, "alpha": 0.9, "marker": "o", "ms": 3}
             begin = folder / f"seed-{s['seed']}" / "start" / "metrics.jsonl"
-            log = [r for r in read_metrics(begin.parent.parent / run / "metrics.jsonl") if "valid_nll" in r]
+            log = [r for r in read_metrics(begin.parent.parent / name / "metrics.jsonl") if "valid_nll" in r]
             first = [r for r in read_metrics(begin) if "valid_nll" in r][-1:]
             points = [(0, first[0]["valid_nll"])] + [(r["step"], r["valid_nll"]) for r in log]
             left.plot([x for x, _ in points], [math.exp(y) for _, y in points], **style)
@@ -216,7 +218,8 @@ def main() -> None:
     setup(quiet=False)
     seeds = []
     for seed in (int(s) for s in arguments.seeds.split(",")):
-        seeds.append(measure(arguments.folder / f"seed-{seed}", arguments.model, arguments.data, seed))
+        folder = arguments.folder / f"seed-{seed}"
+        seeds.append(measure(folder, arguments.model, arguments.data, seed, iso=not seeds))
         show(seeds)
     draw(seeds, arguments.folder, arguments.picture or arguments.folder / "adapt_causal.png")
     if failures := [line for s in seeds for line in missed(s)]:

@@ -2,15 +2,15 @@
 
     python benchmarks/finetune_memory.py        # some minutes on two cores (ten if they are busy); 9 GiB of memory
 
-The step is loss and gradient of the `code` objective at t = 0.5 in two passes, the first without gradient, over a
-Dream-shaped network (fp32 on a CPU, bf16 on CUDA; random weights; narrow, since what is compared does not grow with
-the width) whose attention has DoRA adapters; there is no optimiser step. The dense form (arXiv 2510.17206's released
-trainer; no dense tensor more than there) takes logits at all positions, shifted by a copy, writes the mixture as
-(B, T, V), multiplies it by the embedding table, and has `transformers` compute the loss over all positions.
+The step is loss and gradient (no optimiser) of the `code` objective at t = 0.5 in two passes, the first without
+gradient, over a Dream with random weights and DoRA adapters: fp32 on a CPU, bf16 on CUDA; narrow, since logits do not
+grow with the width. The dense form (arXiv 2510.17206's released trainer; no dense tensor more than there) takes logits
+at all positions, shifted by a copy, writes the mixture as (B, T, V), multiplies it by the embedding table, and has
+`transformers` compute the loss over all positions.
 
-Both use one network, one draw of the noise and one set of scalars, and it is asserted in fp32 that losses and gradients
-agree. For that nothing is forbidden, the mask included (`forbidden=()`), since the dense form blocks no token. The
-scalars start where the gate is half open for these weights, or their gradients would be nothing but underflow.
+Both use one network, one noise and one set of scalars, and it is asserted in fp32 that losses and gradients agree. For
+that no token is forbidden, not even the mask (`forbidden=()`), since the dense form blocks none. The scalars start
+where the gate is half open for these weights, or their gradients would underflow.
 
 Memory is a fresh process's peak over resident memory after a tiny warm-up step. The body is the same two passes
 from plain masks with the sum of the hidden states as loss; what a form needs beyond that is its extra memory.
@@ -43,8 +43,7 @@ LIMIT, T = 5.0, 0.5
 CODE = objective("code", (T, T))
 LOSS_APART, GRADIENT_APART = 1e-4, 1e-3  # in fp32, relative; of gradients by each tensor's norm
 SPREAD = 2.5  # standard deviation of the logits, about as peaked as a trained model's
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-DTYPE = torch.bfloat16 if DEVICE == "cuda" else torch.float32
+DEVICE, DTYPE = ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)
 
 
 def build(a: argparse.Namespace, dtype: torch.dtype) -> Denoiser:
@@ -97,8 +96,8 @@ def dense_mixture(model: Denoiser, x_t: Tensor, logits: Tensor) -> Tensor:
     strength = model.soft_mask.strength((p * (p + 1e-10).log()).sum(-1))
     del p
     strength = torch.where(x_t == model.mask_id, strength, 0.0)[..., None]
-    best = logits.topk(3)
-    predicted = torch.zeros_like(logits).scatter_(-1, best.indices, best.values.softmax(-1))
+    best, indices = logits.topk(3)
+    predicted = torch.zeros_like(logits).scatter_(-1, indices, best.softmax(-1))
     current = torch.zeros_like(logits).scatter_(-1, x_t[..., None], 1.0)
     return (1 - strength) * current + strength * predicted
 
@@ -114,8 +113,8 @@ FORMS = {"ours": ours, "dense": dense, "body": body}
 
 def step(form: str, model: Denoiser, length: int) -> tuple[float, float]:
     """Seconds and loss of one step; the gradients are new."""
-    x0, draw = batch(model, length)
     model.zero_grad()
+    x0, draw = batch(model, length)
     began = time.perf_counter()
     loss = FORMS[form](model, x0, draw)
     loss.backward()
@@ -128,19 +127,19 @@ def memory(form: str, a: argparse.Namespace) -> float:
     """MiB that a step needs beyond what there was before it; for a process of its own."""
     model = build(a, DTYPE)
     step(form, model, 16)
-    before = peak(reset=True)
+    if DEVICE == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again at VmRSS
+    before = peak()
     step(form, model, a.length)
     return peak() - before
 
 
-def peak(reset: bool = False) -> float:
+def peak() -> float:
     """MiB at most since the last reset."""
     if DEVICE == "cuda":
-        if reset:
-            torch.cuda.reset_peak_memory_stats()
         return torch.cuda.max_memory_allocated() / 2**20
-    if reset:
-        Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again at VmRSS
     return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 2**10
 
 
@@ -148,7 +147,7 @@ def agree(model: Denoiser, length: int) -> None:
     """Assert that both forms compute one loss and one gradient; fp32."""
     found = {}
     for form in ("ours", "dense"):
-        _, loss = step(form, model, length)
+        loss = step(form, model, length)[1]
         found[form] = loss, {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
     (a, mine), (b, theirs) = found.values()
     assert abs(a - b) <= LOSS_APART * abs(b), f"losses {a} and {b}"
@@ -167,20 +166,19 @@ def main() -> None:
     for form in FORMS:
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
             peaks[form] = fresh.submit(memory, form, a).result()
-        print(f"{form}: {peaks[form]:,.0f} MiB at the peak", flush=True)
     model = build(a, torch.float32)
     agree(model, a.length)
     if DEVICE == "cuda":
         model = build(a, DTYPE)
         step("ours", model, a.length), step("dense", model, a.length)
     pairs = [(step("ours", model, a.length)[0], step("dense", model, a.length)[0]) for _ in range(3)]
-    seconds = dict(zip(("ours", "dense"), map(statistics.median, zip(*pairs, strict=True)), strict=True))
+    seconds = {form: statistics.median(pair[i] for pair in pairs) for i, form in enumerate(("ours", "dense"))}
     extra = {form: peaks[form] - peaks["body"] for form in seconds}
     print(f"vocabulary {a.vocabulary:,}, length {a.length:,}, width {a.width}, {a.layers} layers, {DEVICE}")
     title = f"{torch.get_num_threads()} threads; the body alone {peaks['body']:,.0f} MiB"
     table = Table("step", "peak MiB", "extra MiB", "seconds", title=title)
-    for form, taken in seconds.items():
-        table.add_row(form, f"{peaks[form]:,.0f}", f"{extra[form]:,.0f}", f"{taken:.2f}")
+    for form in seconds:
+        table.add_row(form, f"{peaks[form]:,.0f}", f"{extra[form]:,.0f}", f"{seconds[form]:.2f}")
     ratio, slower = extra["dense"] / extra["ours"], statistics.median(y / x for x, y in pairs)
     table.add_row("dense over ours", f"{peaks['dense'] / peaks['ours']:.1f}", f"{ratio:.1f}", f"{slower:.1f}")
     Console().print(table)

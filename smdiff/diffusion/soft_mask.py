@@ -145,9 +145,8 @@ class SoftMask(nn.Module):
             p = (feedback.logits / self.temperature).softmax(-1)
             strength = self.blend(feedback, scale)[:, None].to(table.dtype)
             plain = F.embedding(ids, table)
-            return plain.masked_scatter(
-                masked[..., None], torch.lerp(plain[masked], p.to(table.dtype) @ table, strength)
-            )
+            mixture = (p.to(table.dtype) @ table).to(table.dtype)  # autocast multiplies in half precision
+            return plain.masked_scatter(masked[..., None], torch.lerp(plain[masked], mixture, strength))
         strength = self.blend(feedback, scale)[:, None]
         # Every position is a bag of weighted rows: a visible one holds its token with weight 1, a masked one the mask
         # and its k predictions. One gather-and-sum kernel makes all of the input, and one pass its gradient; the

@@ -15,7 +15,7 @@ from smdiff.data.packing import pack, sequences
 from smdiff.errors import UserError
 from smdiff.evaluation.results import result
 from smdiff.evaluation.text import Elbo, Mean, bytes_per_token, elbo, verdict
-from smdiff.files import read_json
+from smdiff.files import read_json, run_of
 from smdiff.models.denoiser import Denoiser
 from smdiff.models.load import load
 from smdiff.ui.console import note, track
@@ -29,7 +29,8 @@ def _lineage(model: str) -> Iterator[dict[str, Any]]:
     folder: Path | None = Path(model).expanduser()
     while folder is not None and folder not in seen:
         seen.add(folder)
-        run = read_json(folder / "run.json") or read_json(folder.parent.parent / "run.json") or {}
+        home = run_of(folder)
+        run = {} if home is None else read_json(home / "run.json") or {}
         yield run
         init = run.get("identity", {}).get("init") or run.get("identity", {}).get("model")
         folder = None if init is None else Path(init).expanduser()
@@ -70,7 +71,7 @@ def _part(models: list[str], config: EvalTextConfig) -> tuple[Documents, str, Co
 
 def _length(name: str, denoiser: Denoiser) -> int:
     """The length that a model was trained on; of one that could take very long texts, a usual one."""
-    run = read_json(Path(name).expanduser() / "run.json") or {}
+    run = next(iter(_lineage(name)))
     return run.get("identity", {}).get("max_length") or min(denoiser.max_length, _LONGEST)
 
 

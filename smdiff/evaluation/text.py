@@ -35,11 +35,15 @@ class Mean:
     n: int
 
     @classmethod
-    def of(cls, values: Tensor) -> Mean:
-        """From one value a sequence (S,)."""
-        n = values.numel()
-        error = float(values.double().std() / math.sqrt(n)) if n > 1 else math.nan
-        return cls(float(values.double().mean()), error, n)
+    def of(cls, values: Tensor, weights: Tensor | None = None) -> Mean:
+        """From one value a sequence (S,), weighted by its number of tokens (S,) where sequences differ."""
+        n, values = values.numel(), values.double()
+        w = torch.ones_like(values) if weights is None else weights.double()
+        w = w / w.sum()
+        mean = float((w * values).sum())
+        # The error of a ratio of two sums; with equal weights it is that of a mean.
+        error = math.sqrt(float((w * (values - mean)).square().sum()) * n / (n - 1)) if n > 1 else math.nan
+        return cls(mean, error, n)
 
     @property
     def interval(self) -> tuple[float, float]:

@@ -90,7 +90,7 @@ def adapted(
     mask_id = _mask_of(backbone, tokenizer, how)
     backbone.config.mask_token_id = mask_id
     setattr(backbone.config, SHIFT, how.shift)
-    _check_looks_ahead(backbone, str(path))
+    _check(backbone, str(path))
     return backbone
 
 
@@ -98,12 +98,10 @@ def _mask_of(backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, how:
     """The id of the mask token; its row of the table is there."""
     used = torch.tensor(sorted(tokenizer.get_vocab().values()))
     if how.mask_token is not None:
-        mask_id = tokenizer.get_vocab().get(how.mask_token)
-        if mask_id is None:
+        if how.mask_token not in tokenizer.get_vocab():
             raise UserError(f"--mask-token {how.mask_token}", "the tokenizer has no such token")
         tokenizer.mask_token = how.mask_token
-        return mask_id
-    if tokenizer.mask_token_id is None:
+    elif tokenizer.mask_token_id is None:
         tokenizer.add_special_tokens({"mask_token": MASK})
     mask_id = tokenizer.mask_token_id
     rows = len(backbone.get_input_embeddings().weight)
@@ -111,7 +109,7 @@ def _mask_of(backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, how:
         backbone.resize_token_embeddings(mask_id + 1, pad_to_multiple_of=_MULTIPLE, mean_resizing=False)
     table, head = backbone.get_input_embeddings().weight, backbone.get_output_embeddings().weight
     for weight in [table] if head is table else [table, head]:
-        _start_at_mean(weight, used[used < rows], [*range(rows, len(weight)), mask_id])
+        _start_at_mean(weight, used[used < rows], [*range(rows, len(weight)), *([] if mask_id in used else [mask_id])])
     return mask_id
 
 
@@ -122,12 +120,19 @@ def _start_at_mean(weight: Tensor, used: Tensor, rows: list[int]) -> None:
 
 
 @torch.no_grad()
-def _check_looks_ahead(backbone: PreTrainedModel, name: str) -> None:
-    """Refuse a network that attends to the left only, whatever its configuration says."""
+def _check(backbone: PreTrainedModel, name: str) -> None:
+    """Refuse a network that attends to the left only, whatever its configuration says, or does more than it shows."""
+    what = f"{name} cannot become a denoiser"
+    kind = backbone.config.model_type
     ids = torch.arange(1, 9, device=backbone.device)[None] % backbone.config.vocab_size
     changed = ids.clone()
     changed[0, -1] = 0
-    # The base model, so that no logits are made.
-    first, second = (backbone.base_model(input_ids=x, use_cache=False).last_hidden_state[0, 0] for x in (ids, changed))
-    if torch.equal(first, second):
-        raise UserError(f"{name} cannot become a denoiser", f"a {backbone.config.model_type} attends to the left only")
+    try:
+        hidden, other = (backbone.base_model(input_ids=x, use_cache=False).last_hidden_state for x in (ids, changed))
+        ours, theirs = (x.float() for x in (backbone.get_output_embeddings()(hidden), backbone(input_ids=ids).logits))
+    except Exception as error:  # networks of other kinds take other arguments
+        raise UserError(what, first_line(error)) from None
+    if torch.equal(hidden[0, 0], other[0, 0]):
+        raise UserError(what, f"a {kind} attends to the left only")
+    if ours.shape != theirs.shape or not torch.allclose(ours, theirs, atol=1e-2 * float(theirs.abs().max())):
+        raise UserError(what, f"a {kind} does more than one product after its last layer")

@@ -152,20 +152,26 @@ def merge(model: PeftModel) -> Any:
         return model.merge_and_unload(safe_merge=True)
 
 
-def same(config: PeftConfig, wanted: dict[str, Any]) -> None:
-    """Refuse to continue an adapter under other options.
-
-    Args:
-        wanted: of adapter, rank, alpha, adapter_dropout and targets those that were asked for.
-    """
+def options(model: PeftModel) -> dict[str, Any]:
+    """What the adapter is, by the names of the command line."""
+    config = model.peft_config["default"]
     assert isinstance(config, LoraConfig)
-    stored = {
+    return {
         "adapter": "dora" if config.use_dora else "lora",
         "rank": config.r,
         "alpha": config.lora_alpha,
         "adapter_dropout": config.lora_dropout,
         "targets": ",".join(sorted(config.target_modules or [])),
     }
+
+
+def same(model: PeftModel, wanted: dict[str, Any]) -> None:
+    """Refuse to continue an adapter under other options.
+
+    Args:
+        wanted: of adapter, rank, alpha, adapter_dropout and targets those that were asked for.
+    """
+    stored = options(model)
     if "targets" in wanted:
         wanted = wanted | {"targets": ",".join(sorted(wanted["targets"].split(",")))}
     if other := [f"{k} {stored[k]} -> {v}" for k, v in wanted.items() if stored[k] != v]:

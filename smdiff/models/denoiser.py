@@ -18,6 +18,8 @@ from smdiff.models import adapters
 from smdiff.models.cache import BlockCache
 from smdiff.models.dit import DiT
 
+# For models whose positions have no end.
+_ANY_LENGTH = 131072
 # Rows up to which `_few_rows` is worth it.
 _FEW = 32
 # Elements of one block of logits, without and with gradient: beyond it they cost more memory than time.
@@ -114,7 +116,9 @@ class Denoiser(nn.Module):
     @property
     def max_length(self) -> int:
         """The longest text that the model was made for, in tokens."""
-        return self.backbone.config.max_position_embeddings
+        config = self.backbone.config
+        names = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+        return next((n for name in names if (n := getattr(config, name, None))), _ANY_LENGTH)
 
     def embed(
         self, ids: Tensor, blended: Tensor, feedback: Feedback | None = None, scale: float | Tensor = 1.0
@@ -217,7 +221,7 @@ class Denoiser(nn.Module):
                         raise ValueError("feedback was asked of a model without soft-mask scalars")
                     seen.append(self.soft_mask.observe(logits.detach()))
             elif y is not None:
-                nll.append(checkpoint(self._nll, h, y, use_reentrant=False, preserve_rng_state=False))
+                nll.append(checkpoint(self._nll, h, y, use_reentrant=False))
         return Scores(torch.cat(nll) if nll else None, Feedback.cat(seen) if seen else None)
 
     def _nll(self, hidden: Tensor, targets: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from smdiff.data.tokenizers import load_tokenizer, open_tokenizer
 from smdiff.diffusion.soft_mask import SoftMask
 from smdiff.errors import UserError, first_line
+from smdiff.files import run_of
 from smdiff.models import adapters
 from smdiff.models.adapt import Adaptation, adapted, is_gguf, open_causal_tokenizer
 from smdiff.models.causal import SHIFT, is_causal, load_causal
@@ -94,6 +95,10 @@ def read_checkpoint(name: str, heads: int | None = None) -> Checkpoint:
     path = local_path(name)
     if path.is_file():
         return read_mdlm(path, heads)
+    if is_adapter(path):
+        raise UserError(
+            f"{name} is an adapter", fix="Merge it with smdiff finetune --merge, and give its merged folder."
+        )
     if _is_dit(path):
         return _read_run(path)
     latest = get_last_checkpoint(path / "checkpoints") if (path / "checkpoints").is_dir() else None
@@ -191,15 +196,15 @@ def _load_causal(
 ) -> Model:
     backbone, shift = load_causal(folder, read_object(folder / "config.json"), dtype, quantize)
     mask_id, vocab_size = backbone.config.mask_token_id, backbone.config.vocab_size
-    home = folder.parent.parent if not _has_tokenizer(folder) and _is_checkpoint(folder) else folder
-    tokenizer = load_tokenizer(tokenizer_name or str(home), mask_id)
+    tokenizer = load_tokenizer(tokenizer_name or str(_tokenizer_home(folder)), mask_id)
     _check_tokenizer(tokenizer, vocab_size, mask_id, name)
     forbidden = _without_token(vocab_size, mask_id, tokenizer)
     return Model(Denoiser(backbone, mask_id, read_soft_mask(folder), shift, forbidden), tokenizer)
 
 
-def _is_checkpoint(folder: Path) -> bool:
-    return folder.parent.name == "checkpoints" and (folder.parent.parent / "run.json").exists()
+def _tokenizer_home(folder: Path) -> Path:
+    """The folder, or of a checkpoint the run, which has the tokenizer."""
+    return folder if _has_tokenizer(folder) else run_of(folder) or folder
 
 
 def is_adapter(folder: Path) -> bool:
@@ -211,11 +216,13 @@ def _load_adapter(name: str, folder: Path, dtype: torch.dtype | None, quantize: 
     """An adapter on its base; of the base's own tokenizer where the folder has none."""
     base_name = adapters.read_config(folder).base_model_name_or_path
     assert base_name is not None
-    home = folder.parent.parent if not _has_tokenizer(folder) and _is_checkpoint(folder) else folder
+    home = _tokenizer_home(folder)
     try:
         path = local_path(base_name)
         if is_causal_model(path):
-            stored = read_object(folder / "config.json")
+            stored = read_object(folder / "config.json") if (folder / "config.json").exists() else {}
+            if "mask_token_id" not in stored or not _has_tokenizer(home):
+                raise UserError(f"{base_name} is a causal model", "and the adapter makes no denoiser of it")
             tokenizer = open_tokenizer(home)
             backbone = adapted(path, tokenizer, Adaptation(shift=stored.get(SHIFT, True)), dtype, quantize)
             _check_tokenizer(tokenizer, backbone.config.vocab_size, stored["mask_token_id"], name)
@@ -224,6 +231,8 @@ def _load_adapter(name: str, folder: Path, dtype: torch.dtype | None, quantize: 
         else:
             base = open_base(base_name, str(home) if _has_tokenizer(home) else None, dtype, quantize=quantize)
             denoiser, tokenizer = base.denoiser, base.tokenizer
+            if _has_tokenizer(home):
+                tokenizer = open_tokenizer(home)  # with the chat template of the training
     except UserError as error:
         raise UserError(f"the base of the adapter {name}", str(error)) from None
     model = adapters.load(denoiser.backbone, folder)
@@ -277,7 +286,7 @@ def open_base(
     if is_gguf(path):
         raise UserError(f"{name} is a causal model", fix="Make a denoiser of it with smdiff finetune.")
     latest = _unfinished(path) if path.is_dir() else None
-    if latest is not None and not _is_dit(latest):
+    if latest is not None and (is_adapter(latest) or not _is_dit(latest)):
         model = open_base(str(latest), tokenizer, dtype, quantize=quantize)
         return model._replace(note=f"{name} is not finished: using {latest.name}")
     if path.is_dir() and is_adapter(path):

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 from transformers.trainer_utils import set_seed
 
-from smdiff.config import FinetuneConfig, Resolved, fingerprint
+from smdiff.config import FinetuneConfig, Resolved, fingerprint, flag
 from smdiff.data.mixture import Collator, Mixture, Row, valid_rows
 from smdiff.data.sft import Format, Source, load_sources
 from smdiff.diffusion.objective import objective
-from smdiff.errors import RunFailed, UserError
+from smdiff.errors import RunFailed, UserError, first_line
 from smdiff.evaluation.text import HeldOut
 from smdiff.models import adapters
 from smdiff.models.adapt import Adaptation
 from smdiff.models.denoiser import Denoiser
-from smdiff.models.load import Model, is_causal_model, load, local_path, merged, open_base
+from smdiff.models.dit import DiT
+from smdiff.models.load import Model, is_causal_model, local_path, merged, open_base
 from smdiff.training.estimate import estimate
 from smdiff.training.run import (
     Prepared,
@@ -36,6 +40,20 @@ _MERGED = "merged"
 _MAX_LENGTH = 1024
 
 
+def _no_effect(resolved: Resolved[FinetuneConfig]) -> None:
+    """Refuse options that change nothing beside the others."""
+    config, idle = resolved.config, []
+    if config.adapter == "none":
+        idle += [(name, "--adapter none") for name in ("rank", "alpha", "adapter_dropout", "targets", "merge")]
+    if config.pad_policy == "ignore":
+        idle.append(("extra_pads", "--pad-policy ignore"))
+    if not config.soft_mask:
+        idle += [(name, "--no-soft-mask") for name in ("k", "p_sm", "w_s", "w_a", "w_b", "soft_mask_lr")]
+    for name, beside in idle:
+        if name in resolved.given and getattr(config, name) is not False:
+            raise UserError(f"{flag(name)} has no effect", f"beside {beside}", "Leave out one of them.")
+
+
 def _open(config: FinetuneConfig) -> tuple[Model, bool]:
     """The model to start from, and whether its mask is new: an adapter must train that row."""
     assert config.model is not None
@@ -43,15 +61,15 @@ def _open(config: FinetuneConfig) -> tuple[Model, bool]:
     fresh = is_causal_model(path)
     for name in ("shift", "mask_token"):
         if not fresh and getattr(config, name) is not None:
-            raise UserError(
-                f"--{name.replace('_', '-')} has no effect", f"{config.model} is a masked diffusion model already"
-            )
+            raise UserError(f"{flag(name)} has no effect", f"{config.model} is a masked diffusion model already")
     # An adapter leaves its base as it is, so the base may be in half precision; weights that are trained may not.
     dtype = torch.bfloat16 if config.adapter != "none" and bf16(config.precision) else torch.float32
     adaptation = Adaptation(config.shift is not False, config.mask_token)
     model = open_base(config.model, config.tokenizer, dtype, quantize=config.quantize == "4bit", adaptation=adaptation)
     if model.note:
         note(model.note)
+    if config.quantize != "none" and isinstance(model.denoiser.backbone, DiT):
+        raise UserError(f"--quantize {config.quantize}", "a DiT is not loaded in four bits")
     return model, fresh
 
 
@@ -73,7 +91,7 @@ def _adapted(resolved: Resolved[FinetuneConfig], denoiser: Denoiser, fresh_mask:
         return denoiser
     if denoiser.adapter is not None:
         names = {"adapter", "rank", "alpha", "adapter_dropout", "targets"} & resolved.given
-        adapters.same(denoiser.adapter.peft_config["default"], {n: getattr(config, n) for n in names})
+        adapters.same(denoiser.adapter, {n: getattr(config, n) for n in names})
         return denoiser
     adapter = adapters.attach(
         denoiser.backbone, config.adapter, base=_base_name(config.model), rank=config.rank, alpha=config.alpha,
@@ -114,9 +132,14 @@ def _sources(config: FinetuneConfig, tokenizer: PreTrainedTokenizerBase, longest
     return sources
 
 
-def _held_out(rows: list[Row], pad_id: int) -> HeldOut:
-    """Rows of like length side by side; padding takes no part, so that a score does not depend on it."""
+def _held_out(rows: list[Row], pad_id: int, without_first: bool) -> HeldOut:
+    """Rows of like length side by side; padding takes no part, so that a score does not depend on it.
+
+    Args:
+        without_first: leave out the first position, which the objective does not score either.
+    """
     batch = Collator(pad_id, "ignore")(sorted(rows, key=lambda row: len(row.ids)))
+    batch["maskable"][:, 0] &= not without_first
     return HeldOut(batch["input_ids"], batch["maskable"], batch.get("valid"))
 
 
@@ -129,6 +152,11 @@ def _facts(sources: list[Source], generation: int) -> dict[str, Any]:
     return {"corpus": {"name": ",".join(names), "sha256": digest}, "sources": rows, "generation": generation}
 
 
+def _adapter_facts(denoiser: Denoiser) -> dict[str, Any]:
+    """What the adapter is: a continued one has its own options."""
+    return {} if denoiser.adapter is None else {"adapter": adapters.options(denoiser.adapter)}
+
+
 def prepare(resolved: Resolved[FinetuneConfig]) -> Prepared:
     """Load model and data, and look at the run's folder. Writes nothing.
 
@@ -137,6 +165,7 @@ def prepare(resolved: Resolved[FinetuneConfig]) -> Prepared:
     """
     config = resolved.config
     assert config.model is not None
+    _no_effect(resolved)
     folder = open_folder("finetune", config)
     check_trackers(config)
     note(f"loading {config.model}")
@@ -170,14 +199,14 @@ def prepare(resolved: Resolved[FinetuneConfig]) -> Prepared:
     train = Mixture([s.train for s in sources], [s.weight for s in sources], rows, stream, extra)
     return Prepared(
         folder=folder,
-        facts=_facts(sources, generation),
+        facts=_facts(sources, generation) | _adapter_facts(denoiser),
         tokenizer=tokenizer,
         denoiser=denoiser,
         objective=objective(config.objective, config.times),
         train=train,
         train_rows=sum(len(s.train) for s in sources),
         collate=Collator(pad_id, config.pad_policy, denoiser.max_length),
-        valid=_held_out(valid, pad_id),
+        valid=_held_out(valid, pad_id, config.objective == "code" and denoiser.shift),
         length=longest + extra + 8,
         stream=stream,
         plan={"rows": "text" if text else "responses", "tokens": round(rows * row)},
@@ -189,15 +218,17 @@ def prepare(resolved: Resolved[FinetuneConfig]) -> Prepared:
 
 def _write_merged(folder: Path) -> None:
     """OUT/merged: a checkpoint that needs neither base nor peft."""
-    target = folder / _MERGED
-    if (target / "config.json").exists():
+    target, beside = folder / _MERGED, folder / f".{_MERGED}.partial"
+    if target.exists():
         return
-    model = load(str(folder), device="cpu")
+    model = open_base(str(folder), None, None)  # in the precision of the base
+    shutil.rmtree(beside, ignore_errors=True)
     try:
-        merged(model.denoiser).save(target)
-        model.tokenizer.save_pretrained(target)
-    except OSError as error:
-        raise RunFailed(f"cannot write {target}", error.strerror or str(error)) from None
+        merged(model.denoiser).save(beside)
+        model.tokenizer.save_pretrained(beside)
+        os.replace(beside, target)
+    except (OSError, SafetensorError) as error:
+        raise RunFailed(f"cannot write {target}", first_line(error), "Make room and run it again.") from None
     note(f"all weights: {target}")
 
 
@@ -214,6 +245,6 @@ def finetune(resolved: Resolved[FinetuneConfig]) -> dict[str, Any]:
         note(f"{folder.path} is finished: this is its result")
     else:
         result = run("finetune", config, prepare(resolved))
-    if config.merge:
+    if config.merge and int(os.environ.get("RANK", "0")) == 0:
         _write_merged(folder.path)
     return result

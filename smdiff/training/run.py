@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,7 @@ from smdiff.diffusion.soft_mask import SoftMask
 from smdiff.errors import Interrupted, RunFailed, UserError
 from smdiff.evaluation.results import result
 from smdiff.evaluation.text import HeldOut
-from smdiff.files import read_json
+from smdiff.files import read_json, run_of
 from smdiff.models.denoiser import Denoiser
 from smdiff.training.callbacks import Average, Metrics, ProgressLine, StopOnSignal, read_metrics
 from smdiff.training.run_folder import RunFolder
@@ -76,7 +77,8 @@ def stream_seed(seed: int, generation: int) -> int:
 
 def generation_of(folder: Path | None) -> int:
     """How many runs came before one that continues `folder`: 1 after bare weights, one more after each run."""
-    stored = None if folder is None else read_json(folder / "run.json")
+    home = None if folder is None else run_of(folder)
+    stored = None if home is None else read_json(home / "run.json")
     return 1 + int((stored or {}).get("generation", 0))
 
 
@@ -174,7 +176,9 @@ def run(command: str, config: TrainingConfig, prepared: Prepared) -> dict[str, A
         UserError: the folder cannot be used. RunFailed: the loss is not finite, or a file could not be written.
         Interrupted: stopped by a signal, with a checkpoint saved.
     """
-    _claim(config, prepared)
+    main = int(os.environ.get("RANK", "0")) == 0  # of several processes one writes
+    if main:
+        _claim(config, prepared)
     cuda = torch.cuda.is_available()
     average, metrics, stop = Average(), Metrics(prepared.folder.metrics), StopOnSignal()
     latest = None
@@ -208,15 +212,17 @@ def run(command: str, config: TrainingConfig, prepared: Prepared) -> dict[str, A
                     f"saved in {prepared.folder.checkpoints}",
                     "Run the same command to go on.",
                 )
-            if config.deliver_best:
+            if config.deliver_best and trainer.evaluated != trainer.state.global_step:
                 trainer.evaluate()
             step = trainer.deliver(prepared.folder.path)
         except (MemoryError, RuntimeError, OSError, SafetensorError) as error:
             raise _explained(error, config, prepared, trainer) from error
         finally:
-            _draw_curves(config, prepared)
+            if main:
+                _draw_curves(config, prepared)
         summary = _summary(command, config, prepared, trainer, metrics, step)
-    prepared.folder.finish(summary)
+    if main:
+        prepared.folder.finish(summary)
     return summary
 
 
@@ -239,7 +245,8 @@ def _explained(error: Exception, config: TrainingConfig, prepared: Prepared, tra
 
 def _draw_curves(config: TrainingConfig, prepared: Prepared) -> None:
     """The run's picture. A failure is told and stops nothing: the run is worth more than its picture."""
-    kind = f"soft-masked, k {config.k}, p_sm {config.p_sm:g}" if config.soft else "binary"
+    soft_mask = prepared.denoiser.soft_mask
+    kind = "binary" if soft_mask is None else f"soft-masked, k {soft_mask.k or 'all'}, p_sm {config.p_sm:g}"
     path = prepared.folder.path
     try:
         if records := read_metrics(prepared.folder.metrics):

@@ -82,6 +82,7 @@ class SoftMaskTrainer(Trainer):
         self.best = Best(Path(args.output_dir) / "best") if config.deliver_best else None
         self.loss_is_scaled_for_ga = True  # compute_loss divides by the whole batch
         self.tokens_seen = self.forward_passes = 0
+        self.evaluated = -1  # the step of the last look at held-out data
         self._micro_batch = (-1, 0)
         self._saving = False
 
@@ -176,6 +177,7 @@ class SoftMaskTrainer(Trainer):
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """The loss of the held-out sequences under the averaged weights; the best so far is kept."""
         scores = self.score(draws=self.config.eval_draws)
+        self.evaluated = self.state.global_step
         self.log({f"valid_{k}": v for k, v in scores.items()})
         metrics = {"eval_loss": scores["nll"]}
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -193,14 +195,16 @@ class SoftMaskTrainer(Trainer):
         """
         low, high = self.objective.times
         times = (0.0 if low <= _NEARLY_0 else low, high)
-        with self._averaged():
+        with self._averaged(), self.compute_loss_context_manager():
             found = elbo(
                 self.denoiser, self.valid, draws=draws, batch_size=max(1, self.args.train_batch_size), times=times
             )
-        bound = Mean.of(found.bound)
+        # A token counts as much as any other, as in training, however long its response is.
+        tokens = None if self.valid.maskable is None else self.valid.maskable.sum(1)
+        bound = Mean.of(found.bound, tokens)
         scores = {"nll": bound.mean, "standard_error": bound.standard_error, "perplexity": bound.perplexity}
         if found.two_pass is not None:
-            scores["nll_one_pass"] = Mean.of(found.one_pass).mean
+            scores["nll_one_pass"] = Mean.of(found.one_pass, tokens).mean
         return scores
 
     def _write_result(self, folder: Path) -> None:
@@ -210,17 +214,21 @@ class SoftMaskTrainer(Trainer):
 
     def deliver(self, folder: Path) -> int:
         """Write the run's model into `folder`: the best or the last, with averaged weights. Returns its step."""
-        staging = folder / ".final"
-        shutil.rmtree(staging, ignore_errors=True)
         step = self.state.global_step
-        if self.best is not None and self.best.step is not None:
-            step = self.best.step
-            restore(self.denoiser, self.best.folder)
+        self.accelerator.wait_for_everyone()
+        # Read again: one process keeps the best, all of them go on with it.
+        if self.best is not None and (best := Best(self.best.folder)).step is not None:
+            step = best.step
+            restore(self.denoiser, best.folder)
             self.ema = None  # what was kept are averages already
-        self._write_result(staging)
-        for file in staging.iterdir():
-            os.replace(file, folder / file.name)
-        staging.rmdir()
+        if self.args.should_save:
+            staging = folder / ".final"
+            shutil.rmtree(staging, ignore_errors=True)
+            self._write_result(staging)
+            for file in staging.iterdir():
+                os.replace(file, folder / file.name)
+            staging.rmdir()
+        self.accelerator.wait_for_everyone()
         return step
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -292,15 +300,21 @@ class Best:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        if not folder.exists() and (self._beside / "best.json").exists():  # stopped between the last two steps of offer
+            os.replace(self._beside, folder)
         stored = read_json(folder / "best.json") or {}
         self.step: int | None = stored.get("step")
         self.nll = float(stored.get("nll", "inf"))
+
+    @property
+    def _beside(self) -> Path:
+        return self.folder.with_name(_PARTIAL + "-best")
 
     def offer(self, step: int, nll: float, write: Callable[[Path], None]) -> None:
         """Keep the weights that `write` writes if their loss is the lowest."""
         if not nll < self.nll:
             return
-        beside = self.folder.with_name(_PARTIAL + "-best")
+        beside = self._beside
         shutil.rmtree(beside, ignore_errors=True)
         try:
             beside.mkdir(parents=True)
