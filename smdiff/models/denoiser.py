@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -205,14 +206,14 @@ class Denoiser(nn.Module):
         Logits exist for some rows at a time; where gradients are wanted and the rows are many, they are computed again
         for the backward pass rather than kept.
         """
-        at_once = _LOGITS_AT_ONCE[torch.is_grad_enabled()] // (4 if hidden.device.type == "cpu" else 1)
-        rows = max(1, at_once // self.vocab_size)
-        grad, several = torch.is_grad_enabled(), len(hidden) > rows
+        grad = torch.is_grad_enabled()
+        at_once = _LOGITS_AT_ONCE[grad] // (4 if hidden.device.type == "cpu" else 1)
+        # Even parts: blocks of one size are found again by the allocator.
+        parts = max(1, min(len(hidden), math.ceil(len(hidden) * self.vocab_size / at_once)))
         nll, seen = [], []
-        for start in range(0, max(len(hidden), 1), rows):
-            h = hidden[start : start + rows]
-            y = None if targets is None else targets[start : start + rows]
-            if observe or not (grad and several):
+        for part, h in enumerate(hidden.tensor_split(parts)):
+            y = None if targets is None else targets.tensor_split(parts)[part]
+            if observe or not grad or parts == 1:
                 logits = self.logits(h).float()
                 if y is not None:
                     nll.append(nn.functional.cross_entropy(logits, y, reduction="none"))

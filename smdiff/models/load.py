@@ -96,9 +96,7 @@ def read_checkpoint(name: str, heads: int | None = None) -> Checkpoint:
     if path.is_file():
         return read_mdlm(path, heads)
     if is_adapter(path):
-        raise UserError(
-            f"{name} is an adapter", fix="Merge it with smdiff finetune --merge, and give its merged folder."
-        )
+        raise UserError(f"{name} is an adapter", fix="Give its merged folder (smdiff finetune --merge).")
     if _is_dit(path):
         return _read_run(path)
     latest = get_last_checkpoint(path / "checkpoints") if (path / "checkpoints").is_dir() else None
