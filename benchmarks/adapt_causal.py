@@ -215,6 +215,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/adapt_causal"), help="of the runs")
     parser.add_argument("--picture", type=Path, help="PNG; by default in the folder")
     arguments = parser.parse_args()
+    if missing := [str(p) for p in (arguments.model, arguments.data) if not p.exists()]:
+        parser.error(f"{', '.join(missing)}: not here; give --model and --data")
     setup(quiet=False)
     seeds = []
     for seed in (int(s) for s in arguments.seeds.split(",")):
