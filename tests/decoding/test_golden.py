@@ -132,8 +132,8 @@ class Spy(Denoiser):
         self.__dict__.setdefault("inputs", []).append(x)
         return x
 
-    def forward(self, ids, where, *args, **kwargs):
-        logits = super().forward(ids, where, *args, **kwargs)
+    def predict(self, ids, where, *args, **kwargs):
+        logits = super().predict(ids, where, *args, **kwargs)
         self.__dict__.setdefault("outputs", []).append((where, logits))
         return logits
 

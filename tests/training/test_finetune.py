@@ -320,7 +320,7 @@ def test_dream_and_its_tokenizer_all_the_way(shared, tmp_path):
     base = tmp_path / "dream"
     raw = json.loads((shared / "data/configs/dream-v0-instruct-7b/config.json").read_text())
     raw |= {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "max_window_layers": 2}
-    raw |= {"num_attention_heads": 2, "num_key_value_heads": 1}
+    raw |= {"num_attention_heads": 2, "num_key_value_heads": 1, "torch_dtype": "float32"}
     torch.manual_seed(0)
     backbone = AutoModelForCausalLM.from_config(denoiser_config("dream", raw), dtype=torch.float32)
     with torch.no_grad():
