@@ -13,6 +13,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, GPT2Config, PreTrainedConfig
 
 from smdiff.diffusion.soft_mask import SoftMask
 from smdiff.models.causal import load_causal
@@ -100,6 +101,16 @@ def small_dit(vocab_size: int = 37, seed: int = 0, **shape: Any) -> DiT:
 def denoiser() -> Denoiser:
     """A small soft-masked denoiser with random weights and an open gate."""
     return Denoiser(small_dit(), mask_id=36, soft_mask=SoftMask(k=3, w_s=0.7, w_a=1.0, w_b=-2.0))
+
+
+def small_causal(name: str, vocab_size: int, positions: int = 128, **options: Any) -> PreTrainedConfig:
+    """The shape of a small causal model of one of the usual families."""
+    if name == "gpt2":
+        return GPT2Config(vocab_size=vocab_size, n_embd=32, n_layer=2, n_head=4, n_positions=positions, **options)
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    shape |= {"vocab_size": vocab_size, "num_key_value_heads": 2, "max_position_embeddings": positions}
+    own = {"llama": {"tie_word_embeddings": True}, "qwen3": {"head_dim": 8}, "mistral": {"sliding_window": None}}
+    return AutoConfig.for_model(name, **shape | own.get(name, {}) | options)
 
 
 def names(case: str) -> Path:

@@ -10,10 +10,9 @@ import typer
 from typer.exceptions import TyperException
 
 from smdiff.cli.eval_text import eval_text
-from smdiff.cli.finetune import finetune
 from smdiff.cli.options import from_config
-from smdiff.cli.pretrain import pretrain
 from smdiff.cli.sample import sample
+from smdiff.cli.training import finetune, pretrain
 from smdiff.config import EvalTextConfig, FinetuneConfig, PretrainConfig, SampleConfig
 from smdiff.errors import UserError
 

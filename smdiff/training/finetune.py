@@ -29,6 +29,7 @@ from smdiff.training.run import (
     check_trackers,
     choose_soft_mask,
     generation_of,
+    is_writer,
     open_folder,
     run,
     stream_seed,
@@ -245,6 +246,6 @@ def finetune(resolved: Resolved[FinetuneConfig]) -> dict[str, Any]:
         note(f"{folder.path} is finished: this is its result")
     else:
         result = run("finetune", config, prepare(resolved))
-    if config.merge and int(os.environ.get("RANK", "0")) == 0:
+    if config.merge and is_writer():
         _write_merged(folder.path)
     return result

@@ -70,6 +70,11 @@ def open_folder(command: str, config: TrainingConfig) -> RunFolder:
     return RunFolder(out, values, config.resume)
 
 
+def is_writer() -> bool:
+    """Whether this is the one of a launcher's processes that writes the run's files."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 def stream_seed(seed: int, generation: int) -> int:
     """Seed of data order and noise: a run that continues another sees other rows and other masks."""
     return seed + 1_000_033 * generation
@@ -176,8 +181,7 @@ def run(command: str, config: TrainingConfig, prepared: Prepared) -> dict[str, A
         UserError: the folder cannot be used. RunFailed: the loss is not finite, or a file could not be written.
         Interrupted: stopped by a signal, with a checkpoint saved.
     """
-    main = int(os.environ.get("RANK", "0")) == 0  # of several processes one writes
-    if main:
+    if is_writer():
         _claim(config, prepared)
     cuda = torch.cuda.is_available()
     average, metrics, stop = Average(), Metrics(prepared.folder.metrics), StopOnSignal()
@@ -218,10 +222,10 @@ def run(command: str, config: TrainingConfig, prepared: Prepared) -> dict[str, A
         except (MemoryError, RuntimeError, OSError, SafetensorError) as error:
             raise _explained(error, config, prepared, trainer) from error
         finally:
-            if main:
+            if is_writer():
                 _draw_curves(config, prepared)
         summary = _summary(command, config, prepared, trainer, metrics, step)
-    if main:
+    if is_writer():
         prepared.folder.finish(summary)
     return summary
 

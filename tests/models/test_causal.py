@@ -4,15 +4,7 @@ import json
 
 import pytest
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    GPT2Config,
-    LlamaConfig,
-    MistralConfig,
-    PreTrainedConfig,
-    Qwen2Config,
-    Qwen3Config,
-)
+from transformers import AutoModelForCausalLM
 
 import smdiff
 from smdiff.data.tokenizers import bytes_tokenizer
@@ -22,22 +14,14 @@ from smdiff.models.cache import BlockCache
 from smdiff.models.causal import denoiser_config, load_causal
 from smdiff.models.denoiser import _FEW, Denoiser, _few_rows
 from smdiff.models.weights import read_object
-from tests.conftest import reference_folder
+from tests.conftest import reference_folder, small_causal
 
-SHAPE = {"vocab_size": 258, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
-SHAPE |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}
-CONFIGS = {
-    "qwen2": Qwen2Config(**SHAPE),
-    "qwen3": Qwen3Config(**SHAPE, head_dim=8),
-    "llama": LlamaConfig(**SHAPE, tie_word_embeddings=True),
-    "mistral": MistralConfig(**SHAPE, sliding_window=None),
-    "gpt2": GPT2Config(vocab_size=258, n_embd=32, n_layer=2, n_head=4, n_positions=64),
-}
+FAMILIES = ["qwen2", "qwen3", "llama", "mistral", "gpt2"]
 
 
-def folder_of(config: PreTrainedConfig, folder, **entries):
+def folder_of(name, folder, **entries):
     torch.manual_seed(0)
-    backbone = AutoModelForCausalLM.from_config(config)
+    backbone = AutoModelForCausalLM.from_config(small_causal(name, 258, 64))
     with torch.no_grad():
         for parameter in backbone.parameters():
             parameter.mul_(3)
@@ -50,10 +34,10 @@ def folder_of(config: PreTrainedConfig, folder, **entries):
     return folder
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("shift", [True, False])
 def test_any_bidirectional_model_is_a_denoiser(tmp_path, name, shift):
-    model = smdiff.load(str(folder_of(CONFIGS[name], tmp_path, shifted_logits=shift)))
+    model = smdiff.load(str(folder_of(name, tmp_path, shifted_logits=shift)))
     denoiser, ids = model.denoiser, torch.arange(3, 15).view(1, 12)
     where = torch.zeros_like(ids, dtype=torch.bool)
     where[0, [0, 4, 11]] = True
@@ -73,7 +57,7 @@ def test_any_bidirectional_model_is_a_denoiser(tmp_path, name, shift):
 
 
 def test_a_denoiser_comes_back_from_its_folder(tmp_path):
-    model = smdiff.load(str(folder_of(CONFIGS["qwen2"], tmp_path)))
+    model = smdiff.load(str(folder_of("qwen2", tmp_path)))
     again = tmp_path / "again"
     soft = model.denoiser.with_soft_mask(SoftMask(2, w_s=0.4))
     soft.save(again)
@@ -117,7 +101,7 @@ def test_a_llada_is_saved_as_the_llama_that_it_is(golden, tmp_path):
     ],
 )
 def test_folders_that_do_not_fit_are_refused(tmp_path, entries, said):
-    folder = folder_of(CONFIGS["qwen2"], tmp_path)
+    folder = folder_of("qwen2", tmp_path)
     raw = read_object(folder / "config.json") | entries
     (folder / "config.json").write_text(json.dumps({k: v for k, v in raw.items() if v is not None}))
     with pytest.raises(UserError, match=said):
@@ -125,7 +109,7 @@ def test_folders_that_do_not_fit_are_refused(tmp_path, entries, said):
 
 
 def test_broken_weights_are_refused(tmp_path):
-    folder = folder_of(CONFIGS["qwen2"], tmp_path)
+    folder = folder_of("qwen2", tmp_path)
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(UserError, match="cannot load"):

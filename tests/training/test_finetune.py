@@ -8,14 +8,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import (
-    AutoModelForCausalLM,
-    GPT2Config,
-    LlamaConfig,
-    PreTrainedTokenizerFast,
-    Qwen2Config,
-    Qwen3Config,
-)
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 import smdiff
 from smdiff.cli import main
@@ -29,17 +22,9 @@ from smdiff.models.causal import denoiser_config
 from smdiff.models.denoiser import Denoiser
 from smdiff.models.load import load, merged, open_base
 from smdiff.training.finetune import finetune
-from tests.conftest import reference_folder, small_dit
+from tests.conftest import reference_folder, small_causal, small_dit
 
-SHAPE = {"vocab_size": 257, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
-SHAPE |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128}
-CONFIGS = {
-    "llama": LlamaConfig(**SHAPE, tie_word_embeddings=True),
-    "llama-untied": LlamaConfig(**SHAPE, tie_word_embeddings=False),
-    "qwen2": Qwen2Config(**SHAPE),
-    "qwen3": Qwen3Config(**SHAPE, head_dim=8),
-    "gpt2": GPT2Config(vocab_size=257, n_embd=32, n_layer=2, n_head=4, n_positions=128),
-}
+FAMILIES = ["llama", "llama-untied", "qwen2", "qwen3", "gpt2"]
 TEMPLATE = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}" + END + "{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
@@ -49,7 +34,9 @@ TEMPLATE = (
 def causal_folder(folder, name="llama", template=TEMPLATE):
     """An ordinary causal model as its authors would publish it, with a tokenizer that knows no mask."""
     torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(CONFIGS[name]).save_pretrained(folder)
+    untied = {"tie_word_embeddings": False} if name.endswith("-untied") else {}
+    config = small_causal(name.removesuffix("-untied"), 257, **untied)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     backend = bytes_tokenizer().backend_tokenizer
     state = json.loads(backend.to_str())
     state["added_tokens"] = [t for t in state["added_tokens"] if t["content"] == END]
@@ -111,7 +98,7 @@ def same(one, other, **tolerance):
         torch.testing.assert_close(a, b, **tolerance)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_a_causal_model_becomes_a_denoiser(tmp_path, name):
     folder = causal_folder(tmp_path, name)
     (denoiser, tokenizer, _) = open_base(str(folder), None, torch.float32, adaptation=Adaptation())
@@ -150,7 +137,7 @@ def test_the_mask_can_be_a_token_that_is_there_or_an_unused_id(tmp_path):
         open_base(str(folder), None, torch.float32, adaptation=Adaptation(mask_token="<nope>"))
     wide = tmp_path / "wide"
     causal_folder(wide)
-    AutoModelForCausalLM.from_config(LlamaConfig(**SHAPE | {"vocab_size": 300})).save_pretrained(wide)
+    AutoModelForCausalLM.from_config(small_causal("llama", 300)).save_pretrained(wide)
     unused = open_base(str(wide), None, torch.float32, adaptation=Adaptation())
     assert (unused.denoiser.mask_id, len(unused.denoiser.table)) == (257, 300)
     torch.testing.assert_close(unused.denoiser.table[257], unused.denoiser.table[:257].mean(0))
@@ -430,7 +417,7 @@ def test_an_adapter_that_does_not_fit_is_refused_by_name(tmp_path, model, chats)
         with pytest.raises(UserError, match=message):
             load(str(run))
     save_file(tensors, weights)
-    AutoModelForCausalLM.from_config(LlamaConfig(**SHAPE | {"hidden_size": 48})).save_pretrained(model)
+    AutoModelForCausalLM.from_config(small_causal("llama", 257, hidden_size=48)).save_pretrained(model)
     with pytest.raises(UserError, match="does not fit the model"):
         load(str(run))
     shutil.rmtree(model)
