@@ -11,6 +11,7 @@ from typer.exceptions import TyperException
 
 from smdiff.cli.eval_text import eval_text
 from smdiff.cli.options import from_config
+from smdiff.cli.report import report
 from smdiff.cli.sample import sample
 from smdiff.cli.training import finetune, pretrain
 from smdiff.config import EvalTextConfig, FinetuneConfig, PretrainConfig, SampleConfig
@@ -28,6 +29,7 @@ app.command("pretrain")(from_config(PretrainConfig)(pretrain))
 app.command("finetune")(from_config(FinetuneConfig)(finetune))
 app.command("sample")(from_config(SampleConfig)(sample))
 app.command("eval-text")(from_config(EvalTextConfig)(eval_text))
+app.command("report")(report)
 
 
 def _one_line(text: str) -> None:

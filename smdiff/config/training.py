@@ -52,7 +52,9 @@ class TrainingConfig:
     )
     seed: int = option(0, "Seed of weights, data order and noise", OPTIM, low=0, high=2**31)
 
-    out: str | None = option(None, "Folder of the run", RUN, run_only=True)
+    out: str | None = option(
+        None, "Folder of the run; by default runs/, the command and a hash of the options", RUN, run_only=True
+    )
     resume: str = option(
         "auto", "auto: continue what --out holds; never: refuse a folder in use", RUN, choices=("auto", "never"),
         run_only=True,

@@ -12,6 +12,7 @@ import gzip
 import hashlib
 import io
 import os
+import re
 import sysconfig
 import tokenize
 from collections.abc import Iterator
@@ -190,6 +191,8 @@ def load_tables(path: Path) -> list[datasets.Dataset]:
     except Exception as error:  # `datasets` wraps every reader's own errors, and some are about nothing at all
         empty = isinstance(error, StopIteration) or "no data" in str(error)
         reason = "it is empty" if empty else first_line(error.__cause__ or error)
+        # Arrow counts rows from 0; everyone else, and all else that we say, from 1.
+        reason = re.sub(r"in row (\d+)$", lambda found: f"in row {int(found[1]) + 1}", reason)
         raise UserError(f"cannot read {path}", reason) from None
 
 

@@ -98,7 +98,10 @@ class Format:
             if set(columns) <= set(names):
                 return kind, columns
         missing = [column for columns in self.named.values() for column in columns if column not in names]
-        lacks = f"no column {missing[0]!r}" if missing else "none of the columns looked for"
+        looked_for = "none of the columns looked for"
+        if self.kind != "auto":
+            looked_for = f"not the columns of --format {self.kind} ({' or '.join(_KNOWN[self.kind])})"
+        lacks = f"no column {missing[0]!r}" if missing else looked_for
         raise UserError(f"{source} has {lacks}", f"its columns are {', '.join(names)}", _PICK)
 
 
@@ -313,6 +316,18 @@ class _Loader:
         return read.select(np.flatnonzero(fits)), hashlib.sha256(b"".join(read["digest"])).hexdigest(), dropped
 
 
+def check_sources(spec: str, valid_spec: str | None) -> list[tuple[str, float]]:
+    """The mixture, once no name in it, nor of the held-out data, is of a file that is not there.
+
+    Raises:
+        UserError: one is, or the mixture is none.
+    """
+    mixture = parse_mixture(spec)
+    for name in [*(name for name, _ in mixture), *([] if valid_spec is None else [valid_spec])]:
+        corpora.check_spec(name)
+    return mixture
+
+
 def load_sources(
     spec: str,
     tokenizer: PreTrainedTokenizerBase,
@@ -329,10 +344,8 @@ def load_sources(
     Raises:
         UserError: a source that cannot be read, or rows in it that cannot be used.
     """
-    mixture = parse_mixture(spec)
+    mixture = check_sources(spec, valid_spec)
     names = [name for name, _ in mixture] + ([] if valid_spec is None else [valid_spec])
-    for name in names:
-        corpora.check_spec(name)
     loader = _Loader(tokenizer, fmt, max_length, valid_fraction if valid_spec is None else 0)
     loaded = [loader.load(name) for name in names]
     fmt.check_used({source.kind for source in loaded})

@@ -151,7 +151,7 @@ def load_weights(
     """
     source = folder / options["gguf_file"] if "gguf_file" in options else folder
     if quantize:
-        options["quantization_config"] = _four_bits()
+        options["quantization_config"] = four_bits()
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -175,7 +175,12 @@ def load_weights(
     return model.eval()
 
 
-def _four_bits() -> Any:
+def four_bits() -> Any:
+    """How a base is loaded in four bits.
+
+    Raises:
+        UserError: bitsandbytes is not installed.
+    """
     if find_spec("bitsandbytes") is None:
         raise UserError("--quantize 4bit needs bitsandbytes", fix="pip install bitsandbytes, or leave it out.")
     # NF4 with nested constants, as in QLoRA (arXiv 2305.14314).

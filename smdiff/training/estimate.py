@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -17,6 +18,8 @@ _ACTIVATION = 34
 # The share of a large matrix product's speed that training reaches.
 _UTILISATION = 0.4
 _SECONDS = 0.2
+# Seconds; micro-batches that should take longer are not tried.
+_MOMENT = 3.0
 
 
 def _speed(device: str, dtype: torch.dtype) -> float:
@@ -41,15 +44,22 @@ def _body(network: nn.Module) -> int:
 
 
 def estimate(
-    config: TrainingConfig, denoiser: Denoiser, row: float, longest: int, half: bool, checkpointing: bool
+    config: TrainingConfig,
+    denoiser: Denoiser,
+    row: float,
+    longest: int,
+    half: bool,
+    checkpointing: bool,
+    micro_batch: Callable[[bool], None],
 ) -> dict[str, str]:
-    """Memory at the longest batch, and time.
+    """Memory at the longest batch, and time: measured on micro-batches where they take moments, else worked out.
 
     Args:
         row: mean length of a row, in tokens, padding included.
         longest: that of the longest.
         half: whether the run computes in bf16.
         checkpointing: whether activations are recomputed.
+        micro_batch: runs one, with the first pass of soft-masking or without.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     shape = denoiser.backbone.config
@@ -68,8 +78,21 @@ def estimate(
     passes = 2 + trained / sum(p.numel() for p in parameters) + checkpointing + (config.p_sm if config.soft else 0)
     head = denoiser.vocab_size * width * 0.5  # about half of the tokens are masked
     speed = _UTILISATION * _speed(device, torch.bfloat16 if half else torch.float32)
-    seconds = config.total_steps * config.batch_size * row * (body + head) * passes / speed
+    batches = config.total_steps * config.accumulation
+    seconds = batches * (config.batch_size // config.accumulation) * row * (body + head) * passes / speed
+    if device == "cpu" and seconds / batches < _MOMENT:
+        share = config.p_sm if config.soft else 0.0
+        one, two = _timed(lambda: micro_batch(False)), _timed(lambda: micro_batch(True)) if share else 0.0
+        seconds = batches * ((1 - share) * one + share * two)
     return {"memory": f"about {memory / 1e9:.1f} GB", "time": f"about {_duration(seconds)} on this {device}"}
+
+
+def _timed(run: Callable[[], None]) -> float:
+    """Seconds of a second run: the first also pays for what is made once."""
+    run()
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
 
 
 def _duration(seconds: float) -> str:

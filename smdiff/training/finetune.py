@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ from transformers.trainer_utils import set_seed
 
 from smdiff.config import FinetuneConfig, Resolved, fingerprint, flag
 from smdiff.data.mixture import Collator, Mixture, Row, valid_rows
-from smdiff.data.sft import Format, Source, load_sources
+from smdiff.data.sft import Format, Source, check_sources, load_sources
 from smdiff.diffusion.objective import objective
 from smdiff.errors import RunFailed, UserError, first_line
 from smdiff.evaluation.text import HeldOut
 from smdiff.models import adapters
 from smdiff.models.adapt import Adaptation
+from smdiff.models.causal import four_bits
 from smdiff.models.denoiser import Denoiser
 from smdiff.models.dit import DiT
 from smdiff.models.load import Model, is_causal_model, local_path, merged, open_base
@@ -102,19 +104,18 @@ def _adapted(resolved: Resolved[FinetuneConfig], denoiser: Denoiser, fresh_mask:
     return Denoiser(denoiser.backbone, denoiser.mask_id, denoiser.soft_mask, denoiser.shift, forbidden, adapter)
 
 
-def _template(config: FinetuneConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+def _template(config: FinetuneConfig) -> str | None:
     if config.chat_template is None:
-        return
+        return None
     try:
-        tokenizer.chat_template = Path(config.chat_template).expanduser().read_text()
+        return Path(config.chat_template).expanduser().read_text()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not a text file"
         raise UserError(f"cannot read --chat-template {config.chat_template}", reason) from None
 
 
-def _sources(config: FinetuneConfig, tokenizer: PreTrainedTokenizerBase, longest: int) -> list[Source]:
-    assert config.data is not None
-    form = Format(
+def _format(config: FinetuneConfig) -> Format:
+    return Format(
         kind=config.format,
         messages_column=config.messages_column,
         prompt_column=config.prompt_column,
@@ -123,6 +124,10 @@ def _sources(config: FinetuneConfig, tokenizer: PreTrainedTokenizerBase, longest
         chat=config.chat,
         skip_bad=config.skip_bad_rows,
     )
+
+
+def _sources(config: FinetuneConfig, form: Format, tokenizer: PreTrainedTokenizerBase, longest: int) -> list[Source]:
+    assert config.data is not None
     sources = load_sources(
         config.data, tokenizer, form, max_length=longest, valid_spec=config.valid_data,
         valid_fraction=config.valid_fraction,
@@ -166,17 +171,24 @@ def prepare(resolved: Resolved[FinetuneConfig]) -> Prepared:
     """
     config = resolved.config
     assert config.model is not None
+    assert config.data is not None
     _no_effect(resolved)
     folder = open_folder("finetune", config)
     check_trackers(config)
+    # What needs no model is looked at first: loading one may take minutes.
+    form, template = _format(config), _template(config)
+    check_sources(config.data, config.valid_data)
+    if config.quantize == "4bit":
+        four_bits()
     note(f"loading {config.model}")
     (denoiser, tokenizer, _), fresh_mask = _open(config)
     longest = config.max_length or min(_MAX_LENGTH, denoiser.max_length)
     if longest > denoiser.max_length:
         raise UserError(f"--max-length {longest}", f"the model was made for {denoiser.max_length} tokens")
-    _template(config, tokenizer)
+    if template is not None:
+        tokenizer.chat_template = template
     note(f"reading {config.data}")
-    sources = _sources(config, tokenizer, longest)
+    sources = _sources(config, form, tokenizer, longest)
     set_seed(config.seed)
     stored = denoiser.soft_mask
     denoiser = _adapted(resolved, denoiser, fresh_mask)
@@ -211,8 +223,8 @@ def prepare(resolved: Resolved[FinetuneConfig]) -> Prepared:
         length=longest + extra + 8,
         stream=stream,
         plan={"rows": "text" if text else "responses", "tokens": round(rows * row)},
-        estimate=lambda: estimate(
-            config, denoiser, row, longest + extra, bf16(config.precision), config.gradient_checkpointing
+        estimate=partial(
+            estimate, config, denoiser, row, longest + extra, bf16(config.precision), config.gradient_checkpointing
         ),
     )
 

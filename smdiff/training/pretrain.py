@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,7 @@ def prepare(resolved: Resolved[PretrainConfig]) -> Prepared:
         length=config.length,
         stream=stream,
         plan={"length": config.length, "tokens": config.total_steps * config.batch_size * config.length},
-        estimate=lambda: estimate(config, denoiser, config.length, config.length, bf16(config.precision), False),
+        estimate=partial(estimate, config, denoiser, config.length, config.length, bf16(config.precision), False),
     )
 
 

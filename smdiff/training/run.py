@@ -6,6 +6,8 @@ import errno
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from smdiff.config import TrainingConfig, as_dict, fingerprint, identity
+from smdiff.diffusion.noise import draw_step
 from smdiff.diffusion.objective import Objective
 from smdiff.diffusion.soft_mask import SoftMask
 from smdiff.errors import Interrupted, RunFailed, UserError
@@ -45,7 +48,7 @@ class Prepared:
         length: the longest row that a batch can have, in tokens.
         stream: seed of data order, noise and dropout.
         plan: what the run is going to do beyond what all runs do, in numbers.
-        estimate: memory and time, worked out when they are asked for.
+        estimate: memory and time, from a function that runs one micro-batch, with or without the first pass.
     """
 
     folder: RunFolder
@@ -60,7 +63,7 @@ class Prepared:
     length: int
     stream: int
     plan: dict[str, Any] = field(default_factory=dict)
-    estimate: Callable[[], dict[str, Any]] = dict
+    estimate: Callable[[Callable[[bool], None]], dict[str, Any]] = lambda _: {}
 
 
 def open_folder(command: str, config: TrainingConfig) -> RunFolder:
@@ -124,8 +127,24 @@ def plan(config: TrainingConfig, prepared: Prepared) -> dict[str, Any]:
             "forward_passes": round(config.total_steps * (1 + (config.p_sm if config.soft else 0))),
         }
         | prepared.plan
-        | prepared.estimate()
+        | prepared.estimate(lambda two_pass: _micro_batch(config, prepared, two_pass))
     )
+
+
+def _micro_batch(config: TrainingConfig, prepared: Prepared, two_pass: bool) -> None:
+    """One micro-batch forward and backward, as in training; leaves no gradient."""
+    count = config.batch_size // config.accumulation
+    rows = list(islice(iter(prepared.train), count))
+    batch, denoiser = prepared.collate(rows), prepared.denoiser
+    x0, maskable = batch["input_ids"], batch.get("maskable")
+    sees: Any = partial(denoiser, valid=batch["valid"]) if "valid" in batch else denoiser  # type: ignore[misc]
+    draw = draw_step(
+        prepared.objective.noise, seed=0, step=0, rows=count, length=max(prepared.length, x0.shape[1]),
+        p_two_pass=float(two_pass), t_min=prepared.objective.times[0], t_max=prepared.objective.times[1],
+        maskable=maskable, one_time=prepared.objective.is_mean,
+    )  # fmt: skip
+    prepared.objective.loss(sees, x0, draw, denoiser.mask_id, denoiser.shift).total().backward()
+    denoiser.zero_grad()
 
 
 def _claim(config: TrainingConfig, prepared: Prepared) -> None:

@@ -1,0 +1,1 @@
+"""Benchmarks of code: prompts, answers, and the sandbox that runs them."""
