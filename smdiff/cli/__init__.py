@@ -9,12 +9,13 @@ import sys
 import typer
 from typer.exceptions import TyperException
 
+from smdiff.cli.eval_code import eval_code
 from smdiff.cli.eval_text import eval_text
 from smdiff.cli.options import from_config
 from smdiff.cli.report import report
 from smdiff.cli.sample import sample
 from smdiff.cli.training import finetune, pretrain
-from smdiff.config import EvalTextConfig, FinetuneConfig, PretrainConfig, SampleConfig
+from smdiff.config import EvalCodeConfig, EvalTextConfig, FinetuneConfig, PretrainConfig, SampleConfig
 from smdiff.errors import UserError
 
 app = typer.Typer(
@@ -28,6 +29,7 @@ app = typer.Typer(
 app.command("pretrain")(from_config(PretrainConfig)(pretrain))
 app.command("finetune")(from_config(FinetuneConfig)(finetune))
 app.command("sample")(from_config(SampleConfig)(sample))
+app.command("eval-code")(from_config(EvalCodeConfig)(eval_code))
 app.command("eval-text")(from_config(EvalTextConfig)(eval_text))
 app.command("report")(report)
 

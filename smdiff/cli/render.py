@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.table import Table
 
-from smdiff.errors import RunFailed, UserError
+from smdiff.errors import RunFailed, UserError, some
 from smdiff.ui.console import err, note, out, set_quiet
 from smdiff.ui.trajectory import LiveView, history_line, write_html
 
@@ -207,3 +207,63 @@ def text_scores(result: dict[str, Any], json: bool) -> None:
             change,
         )
     out.print(table)
+
+
+def _share(value: float | None) -> str:
+    return _number(None if value is None else 100 * value, ".1f")
+
+
+def code_scores(result: dict[str, Any], json: bool) -> None:
+    """Pass rates by benchmark, steps and soft-masking."""
+    if json:
+        return _json(result)
+    runner = result["runner"]
+    table = Table(
+        title=f"{result['model']}, prompts {result['prompt']['style']}, walls: {runner.get('isolation', 'none ran')}",
+        title_justify="left",
+        caption="Percentages, with 95 % intervals over tasks. Differences: same tasks. Broken: does not compile.",
+        caption_justify="left",
+    )
+    ks = sorted({int(k) for row in result["results"] for k in row["pass_at_k"]} - {1})
+    names = ["benchmark", "soft", "NFE", "pass@1", *(f"pass@{k}" for k in ks), "minus binary", "n", "tokens/s",
+             "seconds", "broken/slow/empty"]  # fmt: skip
+    for name in names:
+        table.add_column(name, justify="left" if name == "benchmark" else "right", no_wrap=True)
+    for row in result["results"]:
+        low, high = row["interval"]
+        change = "-"
+        if difference := row.get("difference"):
+            down, up = difference["interval"]
+            change = f"{100 * difference['value']:+.1f} [{100 * down:+.1f}, {100 * up:+.1f}]"
+        table.add_row(
+            row["benchmark"],
+            {True: "yes", False: "no"}.get(row["soft_mask"], "-"),
+            _number(row["nfe"], ".0f") + (f" ({row['budget']})" if row["budget"] and "/" in row["budget"] else ""),
+            f"{_share(row['pass_at_1'])} [{_share(low)}, {_share(high)}]",
+            *(_share(row["pass_at_k"].get(str(k))) for k in ks),
+            change,
+            f"{row['n']}",
+            _number(row["tokens_per_second"], ".1f"),
+            _number(row["seconds"], ".0f"),
+            " / ".join(_share(row[name]) for name in ("compile_failures", "timeouts", "empty")),
+        )
+    out.print(table)
+    for remark in result["notes"]:
+        out.print(f"note: {remark}", markup=False, soft_wrap=True)
+    out.print(f"files: {result['out']}: result.json, result.csv, result.png, and the samples", markup=False)
+
+
+def self_tests(result: dict[str, Any], json: bool) -> None:
+    """Whether the grader can be believed; ends the command with 1 if not."""
+    if json:
+        _json(result)
+    else:
+        table = Table(title=f"self-test, walls: {result['runner']['isolation']}", title_justify="left")
+        for name in ("benchmark", "canonical passed", "stubs passed", "corrupted passed"):
+            table.add_column(name, justify="left" if name == "benchmark" else "right", no_wrap=True)
+        for row in result["results"]:
+            counts = [f"{row[kind]}/{row['graded']}" for kind in ("canonical", "stub", "corrupted")]
+            table.add_row(row["name"], *counts)
+        out.print(table)
+    if result["failures"]:
+        raise RunFailed("the self-test failed", some(result["failures"]), "Scores from this machine mean nothing.")

@@ -1,5 +1,6 @@
 """Every command's configuration: `options` is how one is declared and resolved, the other files say what is in them."""
 
+from smdiff.config.code import EvalCodeConfig
 from smdiff.config.evaluation import EvalTextConfig
 from smdiff.config.options import Resolved, as_dict, fingerprint, flag, identity, nearest, resolve, value_type
 from smdiff.config.sampling import SCHEDULER_NAMES, SampleConfig
@@ -7,6 +8,7 @@ from smdiff.config.training import FinetuneConfig, PretrainConfig, TrainingConfi
 
 __all__ = [
     "SCHEDULER_NAMES",
+    "EvalCodeConfig",
     "EvalTextConfig",
     "FinetuneConfig",
     "PretrainConfig",

@@ -17,18 +17,11 @@ SCHEDULER_NAMES = (
 
 
 @dataclass(frozen=True)
-class SampleConfig:
-    """How texts are written. An option of None takes the scheduler's or the model's own value."""
+class DecodingConfig:
+    """How a text comes about, whatever it is for. An option of None takes the scheduler's or the model's own value."""
 
     scheduler: str = option(
         "ancestral", f"How masks are revealed: {', '.join(SCHEDULER_NAMES)}", DECODING, choices=SCHEDULER_NAMES
-    )
-    steps: int | None = option(
-        None,
-        "Denoising steps; by default 64, or the number of new tokens if that is less",
-        DECODING,
-        low=1,
-        high=1_000_000,
     )
     temperature: float | None = option(
         None, "Of the draw, 0 for the likeliest; by default 1 at random orders, 0.1 in Dream's, else 0", DECODING,
@@ -43,9 +36,6 @@ class SampleConfig:
         low=0, high=100,
     )  # fmt: skip
 
-    soft_mask: bool | None = option(
-        None, "Feed predictions back into the masks; on by default if the model has the scalars", SOFT
-    )
     soft_mask_schedule: str = option(
         "none", "lambda over decoding progress: none, linear or step", SOFT, choices=("none", "linear", "step")
     )
@@ -89,6 +79,30 @@ class SampleConfig:
         low=0, high=1_000_000,
     )  # fmt: skip
 
+    suppress_eos: int = option(0, "No end-of-text within so many first new tokens", TEXTS, low=0, high=131072)
+    batch_size: int = option(16, "Texts written at once; does not change them", TEXTS, low=1, high=100_000)
+
+    tokenizer: str | None = option(None, "Folder or hub name, for weights that carry none", MODEL)
+    device: str | None = option(None, "cpu, cuda, cuda:1, ...; by default the GPU if there is one", MODEL)
+    precision: str = option(
+        "auto", "auto: the checkpoint's own on a GPU, fp32 on a CPU", MODEL, choices=("auto", "fp32", "bf16")
+    )
+
+
+@dataclass(frozen=True)
+class SampleConfig(DecodingConfig):
+    """How texts are written, and which."""
+
+    steps: int | None = option(
+        None,
+        "Denoising steps; by default 64, or the number of new tokens if that is less",
+        DECODING,
+        low=1,
+        high=1_000_000,
+    )
+    soft_mask: bool | None = option(
+        None, "Feed predictions back into the masks; on by default if the model has the scalars", SOFT
+    )
     prompt: str | None = option(None, "Text to continue", TEXTS)
     infill: str | None = option(None, "Text with <mask> or <mask:12> (so many tokens) to fill, anywhere in it", TEXTS)
     prompt_file: str | None = option(
@@ -101,15 +115,7 @@ class SampleConfig:
         low=1, high=131072,
     )  # fmt: skip
     stop: bool = option(True, "End a continuation at its first end-of-text", TEXTS)
-    suppress_eos: int = option(0, "No end-of-text within so many first new tokens", TEXTS, low=0, high=131072)
-    batch_size: int = option(16, "Texts written at once; does not change them", TEXTS, low=1, high=100_000)
     seed: int = option(0, "For a given length and steps, text i depends on the seed and i", TEXTS, low=0, high=2**31)
-
-    tokenizer: str | None = option(None, "Folder or hub name, for weights that carry none", MODEL)
-    device: str | None = option(None, "cpu, cuda, cuda:1, ...; by default the GPU if there is one", MODEL)
-    precision: str = option(
-        "auto", "auto: the checkpoint's own on a GPU, fp32 on a CPU", MODEL, choices=("auto", "fp32", "bf16")
-    )
 
     def __post_init__(self) -> None:
         """The bounds of single options (made from Python, nobody has checked them yet), and what they cannot say."""

@@ -97,6 +97,7 @@ def write(
     config: SampleConfig,
     prompts: list[Prompt] | None = None,
     watch: Callable[[list[Frame]], None] | None = None,
+    indices: Sequence[int] | None = None,
     progress: bool = True,
     report: bool = True,
 ) -> Iterator[Text]:
@@ -104,6 +105,7 @@ def write(
 
     Args:
         prompts: None takes what `config` says.
+        indices: numbers of the texts, one a prompt, on which their randomness depends; by default 0, 1, ...
         watch: called with a frame for each text of the batch after each step.
         progress: show a bar.
         report: say on stderr what the model has to say, and in the end what it all cost.
@@ -112,6 +114,8 @@ def write(
     if model.note and report:
         note(model.note)
     jobs = [(i, plan.prompts[i // config.num]) for i in range(len(plan.prompts) * config.num)]
+    if indices is not None:
+        jobs = list(zip(indices, plan.prompts, strict=True))
     batches = [jobs[i : i + config.batch_size] for i in range(0, len(jobs), config.batch_size)]
     masks = sum(_masks(prompt, plan.length, plan.denoiser.mask_id) for _, prompt in jobs)
     done, calls, confidences, tokens, began = 0, 0, 0.0, 0, time.monotonic()

@@ -122,35 +122,43 @@ def _one(sandbox: Sandbox, run: Any, timeout: float) -> Verdict:
     status, detail = "pass", ""
     with running:
         try:
-            with _alarm(timeout + 1):
+            with _alarm(program, timeout + 1):
                 program.deadline = time.monotonic() + timeout
                 run(program)
-        except _Wrong as error:
-            status, detail = "wrong", str(error)
-        except AssertionError as error:
-            status, detail = "wrong", str(error)[:300]
+        except (_Wrong, AssertionError) as error:
+            status, detail = "wrong", _said(error)
         except SyntaxError as error:
-            status, detail = "compile", str(error)
+            status, detail = "compile", _said(error)
         except TimedOut:
             status = "timeout"
         except (Exception, ProgramDied) as error:
-            status, detail = "error", f"{type(error).__name__}: {error}"[:300]
+            status, detail = "error", f"{type(error).__name__}: {_said(error)}"
         # A test that catches everything has caught this too.
         if status == "pass" and program.ended is not None:
             status = "timeout" if isinstance(program.ended, TimedOut) else "error"
-            detail = str(program.ended)
+            detail = _said(program.ended)
     return Verdict(status, detail, running.seconds)
 
 
+def _said(error: BaseException) -> str:
+    """The message of an error, which may be the program's: short, one line, nothing a terminal obeys."""
+    try:
+        text = str(error)[:300]
+    except Exception as problem:  # of a value too large or too deep to be shown
+        text = type(problem).__name__
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
 @contextlib.contextmanager
-def _alarm(seconds: float) -> Iterator[None]:
-    """TimedOut in tests that do not end on what the program returned."""
+def _alarm(program: Program, seconds: float) -> Iterator[None]:
+    """TimedOut in tests that do not end on what the program returned, again and again if they catch it."""
 
     def ring(*_: object) -> None:
+        program.ended = program.ended or TimedOut()
         raise TimedOut
 
     before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
     try:
         yield
     finally:
@@ -361,8 +369,14 @@ class Grader:
             yield job.key, found
 
     def _run(self, jobs: list[_Job], workers: int) -> Iterator[tuple[_Job, Any]]:
-        waiting: deque[_Job] = deque(jobs)
         busy: dict[Any, _Worker] = {}
+        try:
+            yield from self._answers(deque(jobs), busy, workers)
+        finally:
+            for worker in busy.values():  # who asked has left in the middle
+                worker.stop()
+
+    def _answers(self, waiting: deque[_Job], busy: dict[Any, _Worker], workers: int) -> Iterator[tuple[_Job, Any]]:
         while waiting or busy:
             while waiting and len(busy) < workers:
                 worker = self._idle.pop() if self._idle else _Worker(self.level, self.limits)
@@ -387,7 +401,7 @@ class Grader:
                     # The tests hang in one long operation on what the program returned.
                     del busy[connection]
                     worker.stop()
-                    yield worker.job, Verdict("timeout", "its tests did not end")
+                    yield worker.job, Verdict("timeout", "its tests did not end", self.timeout + _STUCK)
 
 
 class _Worker:
@@ -397,7 +411,8 @@ class _Worker:
         self.connection, theirs = Pipe()
         code = "from smdiff.evaluation.code.grading import work; work()"
         command = [sys.executable, "-c", code, str(theirs.fileno()), level]
-        self._process = subprocess.Popen(command, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL)
+        nothing = subprocess.DEVNULL  # tests may print
+        self._process = subprocess.Popen(command, pass_fds=(theirs.fileno(),), stdin=nothing, stdout=nothing)
         theirs.close()
         self.connection.send(limits)
 
@@ -451,8 +466,8 @@ def work() -> None:
             if source is not None:
                 wanted = partial(judge, source=source, references=references, timeout=timeout)
             answer = wanted(sandbox, task)
-        except RunnerFault as error:
-            answer = Verdict("fault", str(error))
+        except Exception as error:
+            answer = Verdict("fault", str(error) if isinstance(error, RunnerFault) else repr(error)[:300])
         connection.send(answer)
     if sandbox is not None:
         sandbox.close()

@@ -9,11 +9,13 @@ from __future__ import annotations
 import ast
 import builtins
 import collections
+import contextlib
 import datetime
 import decimal
 import fractions
 import json
 import marshal
+import math
 import os
 import shutil
 import signal
@@ -21,9 +23,8 @@ import socket
 import struct
 import subprocess
 import sys
-import sysconfig
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -40,11 +41,18 @@ LEVELS = {
 }
 _HEADER = struct.Struct(">Q")
 _LARGEST = 64 << 20
+_DIGITS = 4 << 20  # hexadecimal, of one integer
+# What a program may hand to its tests by name; importing others does things.
+_MODULES = frozenset(
+    {"bisect", "cmath", "collections", "copy", "datetime", "decimal", "fractions", "functools", "heapq", "itertools",
+     "math", "operator", "random", "re", "statistics", "string", "sys", "typing"}
+)  # fmt: skip
 _SCRIPT = Path(__file__).with_name("sandbox.py")
 _ENVIRONMENT = {
     "HOME": "/tmp", "TMPDIR": "/tmp", "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0",
     "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1",
 }  # fmt: skip
+_LOADER = {k: v for k, v in os.environ.items() if k == "LD_LIBRARY_PATH"}  # some interpreters do not start without
 _STARTUP = 20.0  # seconds
 
 
@@ -92,8 +100,27 @@ def decode(stored: Any, objects: Program | None = None) -> Any:
     (tag, content), = stored.items()  # fmt: skip
     try:
         return _DECODERS[tag](content, objects)
-    except (KeyError, TypeError, IndexError, OverflowError, ArithmeticError) as error:
-        raise ValueError(f"no value: {error!r}") from None
+    except Exception as error:  # whatever the content is that `encode` did not make
+        raise ValueError(f"no value: {type(error).__name__}") from None
+
+
+def _integer(content: Any, _: Program | None = None) -> int:
+    if len(content) > _DIGITS:  # arithmetic with it would not end, and hear no signal
+        raise ValueError("the integer is too large")
+    return int(content, 16)
+
+
+def _fraction(content: Any, _: Program | None) -> fractions.Fraction:
+    if max(map(len, content)) > 1 << 16:  # its greatest common divisor takes quadratic time, deaf to signals
+        raise ValueError("the fraction is too large")
+    return fractions.Fraction(_integer(content[0]), _integer(content[1]))
+
+
+def _decimal(content: Any, _: Program | None) -> decimal.Decimal:
+    found = decimal.Decimal(content)
+    if found.is_finite() and abs(found.adjusted()) > 100_000:  # as an int it would fill the memory
+        raise ValueError("the exponent is too large")
+    return found
 
 
 def _mapping(content: Any, objects: Program | None) -> Any:
@@ -144,9 +171,10 @@ def _large(content: Any, _: Program | None) -> _Large:
 
 def _numpy(content: Any, objects: Program | None) -> Any:
     name, shape, items = content
-    if np.dtype(name).kind not in "biufcU":
-        raise ValueError(f"an array of {name}")
-    array = np.array(decode(items, objects), dtype=np.dtype(name))
+    kind = np.dtype(str(name))
+    if kind.kind not in "biufcU" or kind.itemsize * max(1, math.prod(shape or ())) > _LARGEST:
+        raise ValueError("no such array")
+    array = np.array(decode(items, objects), dtype=kind)
     return array[()] if shape is None else array.reshape(shape)
 
 
@@ -156,8 +184,8 @@ def _object(content: Any, objects: Program | None) -> Any:
     return _Object(objects, int(content[0]), str(content[1]))
 
 
-_DECODERS = {
-    "i": lambda content, _: int(content, 16),
+_DECODERS: dict[str, Callable[[Any, Program | None], Any]] = {
+    "i": _integer,
     "t": lambda content, objects: tuple(decode(content, objects)),
     "d": _mapping,
     "s": _set,
@@ -166,8 +194,8 @@ _DECODERS = {
     "r": _range,
     "q": lambda content, objects: collections.deque(decode(content, objects)),
     "k": lambda content, objects: dict.fromkeys(decode(content, objects)).keys(),
-    "f": lambda content, _: fractions.Fraction(int(content[0], 16), int(content[1], 16)),
-    "D": lambda content, _: decimal.Decimal(content),
+    "f": _fraction,
+    "D": _decimal,
     "T": _when,
     "n": _numpy,
     "h": _large,
@@ -256,9 +284,9 @@ class Program:
         module = reply.get("module")
         if module is not None:
             # A test may use a module that the program imports. It gets the real one.
-            if module.partition(".")[0] not in sys.stdlib_module_names:
-                raise ProgramError(f"the test cannot use the program's module {module}")
-            return __import__(module, fromlist=["*"])
+            if module not in _MODULES:
+                raise ProgramError("the test cannot use this module of the program")
+            return __import__(module)
         return self.value(reply)
 
     def each(self, name: str, inputs: list[Any], limits: list[float]) -> Iterator[dict[str, Any]]:
@@ -296,11 +324,11 @@ class Program:
             if left <= 0:
                 raise self._over(TimedOut())
             self._sock.settimeout(min(left, self._watch.pause))
+            if self._watch.too_large():
+                raise self._over(ProgramDied("its processes hold too much memory"))
             try:
                 part = self._sock.recv(min(size, 1 << 20))
             except TimeoutError:
-                if self._watch.too_large():
-                    raise self._over(ProgramDied("its processes hold too much memory")) from None
                 continue
             except OSError:
                 part = b""
@@ -321,7 +349,11 @@ class Program:
         if not isinstance(reply, dict):
             raise self._over(ProgramDied("what it sent is no reply"))
         if "error" in reply:
-            raise _exception(reply["error"])
+            try:
+                error = _exception(*reply["error"])
+            except (TypeError, ValueError):
+                raise self._over(ProgramDied("what it sent is no reply")) from None
+            raise error
         return reply
 
     def value(self, reply: dict[str, Any]) -> Any:
@@ -336,16 +368,14 @@ class Program:
         return end
 
 
-def _exception(stored: Any) -> Exception:
-    try:
-        name, message = map(str, stored)
-    except (TypeError, ValueError):
-        raise ProgramDied("what it sent is no reply") from None
+def _exception(name: str, message: str) -> Exception:
+    name, message = str(name)[:100], str(message)[:300]
     if name == "compile":
         return SyntaxError(message)
     kind = getattr(builtins, name, None)
-    if isinstance(kind, type) and issubclass(kind, Exception) and not issubclass(kind, SyntaxError | UnicodeError):
-        return kind(message)
+    if isinstance(kind, type) and issubclass(kind, Exception) and not issubclass(kind, SyntaxError):
+        with contextlib.suppress(TypeError):  # UnicodeError's and groups need more than a message
+            return kind(message)
     return ProgramError(f"{name}: {message}")
 
 
@@ -355,21 +385,40 @@ class _Watch:
     pause = 0.1
 
     def __init__(self, pid: int, most: int) -> None:
-        self._pid, self._most = pid, most
+        self._pid, self._most, self._next = pid, most, time.monotonic() + self.pause
 
     def too_large(self) -> bool:
-        return _resident(self._pid) > self._most
+        """Whether it is, asked as often as one likes and looked at once in a while."""
+        if time.monotonic() < self._next:
+            return False
+        large = sum(map(_resident, _processes(self._pid))) > self._most
+        self._next = time.monotonic() + self.pause
+        return large
+
+
+def _processes(pid: int) -> Iterator[int]:
+    """A process and all below it; nothing more where the system does not tell."""
+    yield pid
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(f"/proc/{pid}/task"):  # each has children of its own
+            for child in Path(f"/proc/{pid}/task/{thread}/children").read_text().split():
+                yield from _processes(int(child))
 
 
 def _resident(pid: int) -> int:
-    """Bytes in memory of a process and all below it; 0 where the system does not tell."""
-    total = 0
+    """Bytes of a process in memory."""
     try:
-        total += int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except (OSError, ValueError, IndexError):
-        return total
-    return total + sum(_resident(int(child)) for child in children)
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError):
+        return 0
+
+
+def _cpu_seconds(pid: int) -> float:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")  # its own and of children that ended
+    except (OSError, ValueError):
+        return 0.0
 
 
 # --- the sandbox -----------------------------------------------------------------------------------------------------
@@ -382,6 +431,8 @@ def _exposed() -> tuple[list[list[str]], list[str], list[str]]:
     depend on what else is installed.
     """
     base = Path(sys.base_prefix)
+    if base.is_relative_to("/tmp"):
+        raise RunnerFault("the interpreter is under /tmp, which programs have for themselves")
     libraries = [Path(p) for p in ("/usr/lib", "/usr/lib64", "/lib", "/lib64", "/usr/share/zoneinfo")]
     expose = [[str(p), str(p)] for p in libraries if p.exists()]
     inside = [p for p in libraries if (base / "lib").is_relative_to(p)]
@@ -419,11 +470,11 @@ class Sandbox:
             self._start_nursery()
 
     def _python(self, *arguments: str, pass_fds: tuple[int, ...] = (), prefix: tuple[str, ...] = ()) -> Any:
-        bare = [sys.executable if not prefix else sysconfig_python(), "-s", "-P", "-S", "-B"]
+        bare = [sys.executable if not prefix else _interpreter(), "-s", "-P", "-S", "-B"]
         return subprocess.Popen(
             [*prefix, *bare, "/sandbox.py" if prefix else str(_SCRIPT), *arguments],
-            env=_ENVIRONMENT, cwd="/", stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-            pass_fds=pass_fds, start_new_session=True,
+            env=_ENVIRONMENT | _LOADER, cwd="/", pass_fds=pass_fds, start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         )  # fmt: skip
 
     def _start_nursery(self) -> None:
@@ -442,13 +493,27 @@ class Sandbox:
             raise RunnerFault(said[-1] if said else "it does not start")
 
     def run(self) -> Running:
-        """A fresh child, waiting for its program."""
+        """A fresh child, waiting for its program.
+
+        Raises:
+            RunnerFault: it does not come.
+        """
+        running = self._start()
+        try:
+            running.program._receive()  # from before the program is there: what fails is ours
+        except (ProgramDied, ProgramError, TimedOut):
+            running.__exit__()
+            raise RunnerFault(f"no child: {running.said or 'it does not start'}") from None
+        return running
+
+    def _start(self) -> Running:
         ours, theirs = socket.socketpair()
         if self.level == "bubblewrap":
             fd = theirs.fileno()
             process = self._python(
-                "child", str(fd), self._settings, pass_fds=(fd,), prefix=_bubblewrap(self._expose, self._hide)
-            )
+                "child", str(fd), self._settings, pass_fds=(fd,),
+                prefix=_bubblewrap(self._expose, self._hide, self._limits.file),
+            )  # fmt: skip
             theirs.close()
             return Running(Program(ours, _Watch(process.pid, self._limits.memory)), ours, process)
         try:
@@ -471,11 +536,12 @@ class Running:
     """A child that runs; leaving the block kills it with all it has started.
 
     Attributes:
-        seconds: CPU time of its first process, after the block.
+        seconds: CPU time of its first process, or of all that live, after the block.
+        said: what its walls said when they could not be made, after the block.
     """
 
     def __init__(self, program: Program, sock: socket.socket, keeper: Any) -> None:
-        self.program, self._sock, self._keeper, self.seconds = program, sock, keeper, 0.0
+        self.program, self._sock, self._keeper, self.seconds, self.said = program, sock, keeper, 0.0, ""
 
     def __enter__(self) -> Program:
         return self.program
@@ -483,8 +549,9 @@ class Running:
     def __exit__(self, *error: object) -> None:
         self._sock.close()
         if isinstance(self._keeper, subprocess.Popen):
+            self.seconds = sum(map(_cpu_seconds, _processes(self._keeper.pid)))
             self._keeper.send_signal(signal.SIGKILL)  # with it, by --die-with-parent, what is inside
-            self._keeper.communicate()
+            self.said = self._keeper.communicate()[1].decode(errors="replace").strip()[-300:]
             return
         try:
             self._keeper.send(b"stop")
@@ -493,19 +560,21 @@ class Running:
             raise RunnerFault(f"the nursery is gone: {problem}") from None
 
 
-def sysconfig_python() -> str:
+def _interpreter() -> str:
     """The interpreter itself, not a virtual environment's link to it."""
-    return str(Path(sysconfig.get_config_var("BINDIR")) / Path(sys.executable).resolve().name)
+    return str(Path(getattr(sys, "_base_executable", sys.executable)).resolve())
 
 
-def _bubblewrap(expose: list[list[str]], hide: list[str]) -> tuple[str, ...]:
-    python = sysconfig_python()
+def _bubblewrap(expose: list[list[str]], hide: list[str], size: int) -> tuple[str, ...]:
+    python = _interpreter()
     binds = [part for source, target in expose for part in ("--ro-bind", source, target)]
     binds += [part for path in hide if Path(path).is_dir() for part in ("--tmpfs", path)]
     binds += ["--ro-bind", python, python, "--ro-bind", str(_SCRIPT), "/sandbox.py"]
+    for device in ("null", "zero", "random", "urandom"):  # --dev would add shared memory and terminals
+        binds += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]
     return (
         shutil.which("bwrap") or "bwrap", "--unshare-all", "--unshare-user", "--disable-userns", "--die-with-parent",
-        "--new-session", "--cap-drop", "ALL", *binds, "--dev", "/dev", "--size", str(Limits.file), "--tmpfs", "/tmp",
+        "--new-session", "--cap-drop", "ALL", *binds, "--size", str(size), "--tmpfs", "/tmp",
         "--remount-ro", "/", "--chdir", "/tmp", "--",
     )  # fmt: skip
 
@@ -535,15 +604,11 @@ def choose(wanted: str = "auto") -> str:
 def _try(level: str) -> None:
     sandbox = Sandbox(level)
     try:
-        running = sandbox.run()
-        with running as program:
+        with sandbox.run() as program:
             if program.run("x = [1, (2, 3)]", ["x"]) != {"x": [1, (2, 3)]}:
                 raise RunnerFault("a trial program gave another value")
     except (ProgramDied, TimedOut, ProgramError, OSError) as error:
-        said = ""
-        if isinstance(running._keeper, subprocess.Popen) and running._keeper.stderr is not None:
-            said = "bwrap cannot make its walls"
-        raise RunnerFault(said or f"a trial program failed: {error}") from None
+        raise RunnerFault(f"a trial program failed: {error}") from None
     finally:
         sandbox.close()
 
