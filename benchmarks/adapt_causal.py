@@ -2,9 +2,9 @@
 
     python benchmarks/adapt_causal.py --model MODEL --data TEXT
 
-About 25 minutes a seed on two CPU cores with a Llama of 260,000 parameters (karpathy's stories260k) and stories sampled
-from it; both default to the data folder beside a developer's checkout. Every stage is a run of `smdiff finetune` in
---folder; a stopped benchmark goes on where it was.
+About half an hour a seed on two CPU cores with a Llama of 260,000 parameters (karpathy's stories260k) and stories
+sampled from it; both default to the data folder beside a developer's checkout. Every stage is a run of `smdiff
+finetune` in --folder; a stopped benchmark goes on where it was.
 
 1. The network trains for 500 steps from the causal weights, and for 500 from random ones.
 2. The adapted one goes on to 1,500 binary steps, then for 1,500 more, binary or soft-masked (iso-update). On the

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import hashlib
 import json
@@ -146,6 +147,11 @@ class _Evaluation:
         length = config.new_tokens(arm.benchmark.name)
         texts = {task.id: task.prompt.rstrip() for _, task in missing.values()}
         prompts = {i: build(style, text, self.model.tokenizer) for i, text in texts.items()}
+        longest, most = max(len(p.ids) for p in prompts.values()), self.model.denoiser.max_length
+        if longest + length > most:
+            title = TITLES[arm.benchmark.name]
+            why = f"its longest prompt has {longest} tokens, and with {length} new ones the model's length is {most}"
+            raise UserError(f"{title} does not fit {self._name}", why, "Lower --length, or take a model made for more.")
         # Prompts of like length side by side: less padding. A text depends on its number alone.
         order = sorted(missing, key=lambda key: (len(prompts[key[0]].ids), missing[key][0]))
         written = write(
@@ -207,7 +213,11 @@ def _grade(arms: list[_Arm], config: EvalCodeConfig, keys: dict[int, list[Key]],
     for arm in arms:
         if regrade:
             arm.graded.rewrite([])
-    missing = {i: [k for k in keys[i] if k not in arm.graded.records] for i, arm in enumerate(arms)}
+    # What the runner failed on is tried again.
+    missing = {
+        i: [k for k in keys[i] if arm.graded.records.get(k, {"status": "fault"})["status"] == "fault"]
+        for i, arm in enumerate(arms)
+    }
     limits = Limits(memory=int(config.memory * 2**30))
     facts = {"memory_bytes": limits.memory, "processes": limits.processes, "file_bytes": limits.file}
     if not any(missing.values()):
@@ -260,7 +270,7 @@ def _row(group: list[tuple[_Arm, list[Key]]]) -> tuple[dict[str, Any], dict[str,
         seeds.append(fmean(passed for _, passed in seen) if seen else None)
         answers += [arm.samples.records[key] for key in keys]
     if not counted:
-        raise RunFailed("the runner failed on every program", fix="Run the same command with --regrade.")
+        raise RunFailed("the runner failed on every program", fix="Run the same command to try again.")
     scores = {task: fmean(passed) for task, passed in counted.items()}
     n = sum(statuses.values())
     least = min(map(len, counted.values()))
@@ -280,9 +290,9 @@ def _row(group: list[tuple[_Arm, list[Key]]]) -> tuple[dict[str, Any], dict[str,
         "pass_at_k": {str(k): fmean(pass_at_k(len(p), sum(p), k) for p in counted.values()) for k in _KS if k <= least},
         "per_seed": seeds,
         "nfe": fmean(a["nfe"] for a in answers) if all("nfe" in a for a in answers) else None,
-        "new_tokens": tokens,
+        "new_tokens": tokens or None,
         "tokens_per_second": tokens / seconds if seconds else None,
-        "seconds": seconds,
+        "seconds": seconds or None,
         "compile_failures": statuses["compile"] / n,
         "timeouts": statuses["timeout"] / n,
         "empty": statuses["empty"] / n,
@@ -484,8 +494,6 @@ def self_test(config: EvalCodeConfig) -> dict[str, Any]:
 
 def _names(task: Task) -> list[str]:
     """The functions of a canonical solution."""
-    import ast
-
     return [node.name for node in ast.parse(task.canonical).body if isinstance(node, ast.FunctionDef)]
 
 

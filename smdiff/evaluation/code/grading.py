@@ -458,7 +458,7 @@ def work() -> None:
     while True:
         try:
             task, source, references, timeout = connection.recv()
-        except EOFError:
+        except (EOFError, OSError):
             break
         try:
             sandbox = sandbox or Sandbox(level, limits)

@@ -177,7 +177,8 @@ def test_bad_input_is_refused(model, done, capsys, tmp_path):
     said = refused(capsys, model, *FEW)
     assert "--allow-code-execution" in said
     assert "runs programs that a model wrote" in said
-    out = ["--out", str(tmp_path / "out")]
+    out_folder = tmp_path / "out"
+    out = ["--out", str(out_folder)]
     assert "Did you mean 'humaneval'?" in refused(capsys, model, *RUN, "--benchmark", "humanevil", *out)
     assert "Give 2, or another --length" in refused(capsys, model, *RUN, "--steps", "1/3", *out)
     assert "no chat template" in refused(capsys, model, *RUN, "--style", "instruct", *out)
@@ -189,7 +190,8 @@ def test_bad_input_is_refused(model, done, capsys, tmp_path):
     )
     assert "no such file" in refused(capsys, model, *RUN, "--data", "nothing.jsonl", *out).lower()
     assert "needs a model" in refused(capsys)
-    assert not (tmp_path / "out").exists()
+    assert "longest prompt has" in refused(capsys, model, *RUN, "--length", "1000", "--steps", "4", *out)
+    assert not list(out_folder.rglob("*.jsonl"))
 
 
 def test_a_full_disk_loses_nothing(model, tmp_path, monkeypatch, capsys):

@@ -1,6 +1,6 @@
 """No hostile program passes, makes the runner fail, or leaves anything outside its walls.
 
-A third of the corpus runs by default; SMDIFF_HOSTILE=all runs the whole of it, SMDIFF_HOSTILE_LEVEL names other walls.
+A quarter of the corpus runs by default; SMDIFF_HOSTILE=all runs the whole of it, SMDIFF_HOSTILE_LEVEL names other walls.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ INPUTS = Task("hostile/1", "", "add", RIGHT, base=tuple(map(list, CALLS[:2])), p
 ALL = os.environ.get("SMDIFF_HOSTILE") == "all"
 KINDS = {kind: list(names) for kind, names in groupby(sorted(PROGRAMS), key=lambda name: name.partition("_")[0])}
 SLOW = ("fork", "loop", "mem", "signal")  # many of these run out of time, twice
-CHOSEN = [name for kind, names in KINDS.items() for name in names[:: 1 if ALL else 7 if kind in SLOW else 3]]
+CHOSEN = [name for kind, names in KINDS.items() for name in names[:: 1 if ALL else 12 if kind in SLOW else 4]]
 CHOSEN_FOR_INPUTS = [
-    name for kind, names in KINDS.items() for name in names[1 :: 2 if ALL else 20 if kind in SLOW else 9]
+    name for kind, names in KINDS.items() for name in names[1 :: 2 if ALL else 40 if kind in SLOW else 15]
 ]
 
 
@@ -109,7 +109,8 @@ def condition(pid: int) -> tuple[Any, ...]:
     return (
         os.getpriority(os.PRIO_PROCESS, pid), resource.prlimit(pid, resource.RLIMIT_CORE),
         Path(f"/proc/{pid}/oom_score_adj").read_text(), Path("/proc/sys/kernel/domainname").read_text(),
-        *(path.read_bytes() for path in files), *(stat.filemode(p.stat().st_mode) for p in (library, library.parent)),
+        *(b"\n# smdiff-hostile\n" in path.read_bytes() for path in files),
+        *(stat.filemode(path.stat().st_mode) for path in (library, library.parent)),
     )  # fmt: skip
 
 
