@@ -1,6 +1,6 @@
 """No hostile program passes, makes the runner fail, or leaves anything outside its walls.
 
-A quarter of the corpus runs by default; SMDIFF_HOSTILE=all runs the whole of it, SMDIFF_HOSTILE_LEVEL names other walls.
+A quarter of the corpus runs by default; SMDIFF_HOSTILE=all runs all of it, SMDIFF_HOSTILE_LEVEL names other walls.
 """
 
 from __future__ import annotations
