@@ -227,7 +227,8 @@ def test_descriptors_and_flags_sent_over_the_channel_change_nothing():
     data = b'{"value": 1}'
     socket.send_fds(peer.sock, [len(data).to_bytes(8, "big") + data], [0, 1, 2] * 20)
     assert peer.program._ask("call", 0) == 1
-    assert len(os.listdir("/proc/self/fd")) == before
+    # Fewer where the collector closes what earlier tests left.
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 def test_names_that_are_no_builtin_exceptions_are_program_errors():
