@@ -344,7 +344,7 @@ def test_expected_results_are_kept(load, grader, tmp_path, monkeypatch):
     benchmark = replace(whole, tasks=tasks, sha256="of three tasks")
     made = cached_references(grader, benchmark)
     assert made.keys() == tasks.keys()
-    assert [len(made["Mbpp/2"][part].values) for part in ("base", "plus")] == [3, len(tasks["Mbpp/2"].plus)]
+    assert [len(json.loads(made["Mbpp/2"][part].values)) for part in ("base", "plus")] == [3, len(tasks["Mbpp/2"].plus)]
     [path] = Path(tmp_path).rglob("*.json")
     with nothing_runs(grader):
         assert cached_references(grader, benchmark) == made
