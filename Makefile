@@ -16,9 +16,10 @@ $(READY): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $(READY)
 
-# Many tests wait for processes that they start: one on each core, torch with one thread.
+# Many tests wait for processes that they start: one on each core, torch with one thread. By file, as
+# the tests of one share what it sets up, and the hostile programs find a listener of their own.
 test: $(READY)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)
 	@$(BIN)/ruff check .

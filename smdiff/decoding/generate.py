@@ -238,7 +238,7 @@ def _prompts(model: Model, config: SampleConfig) -> list[Prompt]:
 def _plan(model: Model, config: SampleConfig, prompts: list[Prompt]) -> _Plan:
     """Everything that can be refused is refused here, before the first pass."""
     check(config)
-    denoiser = _with_soft_mask(model.denoiser, config)
+    denoiser = with_soft_mask(model.denoiser, config)
     length = _length(denoiser, config, prompts)
     positions = max(_masks(p, length, denoiser.mask_id) for p in prompts)
     if config.block_length is not None and any(p.kind == "infill" for p in prompts):
@@ -278,8 +278,12 @@ def check(config: SampleConfig) -> None:
         readable(Path(config.prompt_file).expanduser())
 
 
-def _with_soft_mask(denoiser: Denoiser, config: SampleConfig) -> Denoiser:
-    """The denoiser with the scalars that the configuration asks for."""
+def with_soft_mask(denoiser: Denoiser, config: SampleConfig) -> Denoiser:
+    """The denoiser with the scalars that the configuration asks for.
+
+    Raises:
+        UserError: it has none, or the options do not fit together.
+    """
     scalars, scale = denoiser.soft_mask, config.soft_mask_scale
     on = config.soft_mask if config.soft_mask is not None else (scalars is not None or scale is not None)
     if config.soft_mask_k is not None and (scalars is not None or scale is None):

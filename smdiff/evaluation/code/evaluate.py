@@ -17,7 +17,7 @@ from typing import Any
 
 from smdiff.config import EvalCodeConfig, as_dict, fingerprint, identity
 from smdiff.config.code import Setting
-from smdiff.decoding.generate import check, write
+from smdiff.decoding.generate import check, with_soft_mask, write
 from smdiff.decoding.schedulers import SCHEDULERS
 from smdiff.errors import Interrupted, RunFailed, UserError, some
 from smdiff.evaluation.code import extraction
@@ -133,6 +133,10 @@ class _Evaluation:
         """Write the answers that are missing."""
         wanted = {i: self.wanted(arm.benchmark) for i, arm in enumerate(arms)}
         left = sum(len(wanted[i].keys() - arm.samples.records.keys()) for i, arm in enumerate(arms))
+        for arm in arms if left else ():  # all that the model can refuse, before the first answer
+            assert arm.setting is not None
+            config = self._config.sample_config(arm.setting, self._config.new_tokens(arm.benchmark.name))
+            with_soft_mask(self.model.denoiser, config)
         with track("answers", left) as tracker:
             for i, arm in enumerate(arms):
                 tracker.advance(self._borrow(arm, arms))
