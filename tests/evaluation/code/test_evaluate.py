@@ -194,6 +194,16 @@ def test_bad_input_is_refused(model, done, capsys, tmp_path):
     assert not list(out_folder.rglob("*.jsonl"))
 
 
+def test_soft_masking_without_scalars_is_refused_before_the_first_answer(capsys, tmp_path):
+    tokenizer = bytes_tokenizer()
+    dit = small_dit(len(tokenizer), max_position_embeddings=1024)
+    Denoiser(dit, tokenizer.mask_token_id).save(tmp_path / "binary")
+    tokenizer.save_pretrained(tmp_path / "binary")
+    arguments = [*RUN, "--soft-mask", "both", "--out", str(tmp_path / "out")]
+    assert "no soft-mask scalars" in refused(capsys, str(tmp_path / "binary"), *arguments)
+    assert not list(tmp_path.rglob("*.jsonl"))
+
+
 def test_a_full_disk_loses_nothing(model, tmp_path, monkeypatch, capsys):
     out, real, left = tmp_path / "out", Path.open, [3]
 
