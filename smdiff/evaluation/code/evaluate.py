@@ -6,7 +6,6 @@ import ast
 import dataclasses
 import hashlib
 import json
-import signal
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
@@ -17,22 +16,20 @@ from typing import Any
 
 from smdiff.config import EvalCodeConfig, as_dict, fingerprint, identity
 from smdiff.config.code import Setting
+from smdiff.data.prompts import Prompt
 from smdiff.decoding.generate import check, with_soft_mask, write
 from smdiff.decoding.schedulers import SCHEDULERS
-from smdiff.errors import Interrupted, RunFailed, UserError, some
+from smdiff.errors import RunFailed, UserError, some
 from smdiff.evaluation.code import extraction
 from smdiff.evaluation.code.benchmarks import TITLES, Benchmark, Task, load_benchmark
 from smdiff.evaluation.code.grading import Grader, Verdict, cached_references
 from smdiff.evaluation.code.prompts import build, choose_style, describe
 from smdiff.evaluation.code.runner import LEVELS, Limits, RunnerFault, choose
-from smdiff.evaluation.code.store import Key, Lines, Store
-from smdiff.evaluation.report import rows_of, write_csv
 from smdiff.evaluation.results import result
 from smdiff.evaluation.statistics import paired, pass_at_k, wilson
-from smdiff.files import write_json
-from smdiff.models.load import Model, load, local_path
+from smdiff.evaluation.store import Key, Lines, Store, deliver, interruptible, read_result, weights_digest
+from smdiff.models.load import Model, load
 from smdiff.ui.console import note, track
-from smdiff.ui.plots import score_plot
 
 # What may differ between commands that fill one folder: they add to it.
 _AXES = ("benchmark", "data", "limit", "steps", "soft_mask", "seeds", "samples", "batch_size")
@@ -51,31 +48,16 @@ class _Arm:
     graded: Lines
 
 
-def _weights(name: str) -> str:
-    """What tells a model's files from those of another under the same name: sizes, beginnings and ends."""
-    path, digest = local_path(name), hashlib.sha256()
-    files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.suffix in (".safetensors", ".json"))
-    for file in files:
-        if file.name in ("result.json", "run.json"):
-            continue
-        size = file.stat().st_size
-        digest.update(f"{file.name} {size} ".encode())
-        with file.open("rb") as opened:
-            digest.update(opened.read(1 << 20))
-            opened.seek(max(0, size - (1 << 20)))
-            digest.update(opened.read())
-    return digest.hexdigest()[:16]
-
-
 class _Evaluation:
     """One command's work. The model is loaded when the first answer is missing, and not before."""
 
     def __init__(self, name: str, config: EvalCodeConfig, out: Path | None) -> None:
         self._name, self._config = name, config
         shared = {k: v for k, v in identity(config).items() if k not in _AXES}
-        shared |= {"model": name, "weights": _weights(name), "extraction": extraction.VERSION}
+        shared |= {"model": name, "weights": weights_digest(name), "extraction": extraction.VERSION}
         self.store = Store(out or Path("runs") / f"eval-code-{fingerprint(shared)}", shared)
         self._model: Model | None = None
+        self._built: dict[str, dict[str, Prompt]] = {}
         self.benchmarks = {b: load_benchmark(b, config.files) for b in config.benchmarks}
         self.store.record(**{f"{b} sha256": found.sha256 for b, found in self.benchmarks.items()})
         self._check_steps()
@@ -137,6 +119,8 @@ class _Evaluation:
             assert arm.setting is not None
             config = self._config.sample_config(arm.setting, self._config.new_tokens(arm.benchmark.name))
             with_soft_mask(self.model.denoiser, config)
+            self._prompts(arm.benchmark)
+        self.store.save()
         with track("answers", left) as tracker:
             for i, arm in enumerate(arms):
                 tracker.advance(self._borrow(arm, arms))
@@ -145,17 +129,24 @@ class _Evaluation:
                     arm.samples.add([record])
                     tracker.advance(1)
 
+    def _prompts(self, benchmark: Benchmark) -> dict[str, Prompt]:
+        """By task. Raises UserError if the model is too short for one."""
+        if benchmark.name not in self._built:
+            tasks = list(benchmark.tasks.values())[: self._config.limit]
+            prompts = {task.id: build(self.style, task.prompt.rstrip(), self.model.tokenizer) for task in tasks}
+            longest, most = max(len(p.ids) for p in prompts.values()), self.model.denoiser.max_length
+            length = self._config.new_tokens(benchmark.name)
+            if longest + length > most:
+                why = f"its longest prompt has {longest} tokens, which with {length} new ones is more than {most}"
+                fix = f"Give --length {most - longest} or less, or take" if longest < most else "Take"
+                raise UserError(f"{TITLES[benchmark.name]} does not fit {self._name}", why, f"{fix} a longer model.")
+            self._built[benchmark.name] = prompts
+        return self._built[benchmark.name]
+
     def _answers(self, arm: _Arm, missing: dict[Key, tuple[int, Task]]) -> Iterator[dict[str, Any]]:
         assert arm.setting is not None
-        config, style = self._config, self.style
+        config, style, prompts = self._config, self.style, self._prompts(arm.benchmark)
         length = config.new_tokens(arm.benchmark.name)
-        texts = {task.id: task.prompt.rstrip() for _, task in missing.values()}
-        prompts = {i: build(style, text, self.model.tokenizer) for i, text in texts.items()}
-        longest, most = max(len(p.ids) for p in prompts.values()), self.model.denoiser.max_length
-        if longest + length > most:
-            title = TITLES[arm.benchmark.name]
-            why = f"its longest prompt has {longest} tokens, and with {length} new ones the model's length is {most}"
-            raise UserError(f"{title} does not fit {self._name}", why, "Lower --length, or take a model made for more.")
         # Prompts of like length side by side: less padding. A text depends on its number alone.
         order = sorted(missing, key=lambda key: (len(prompts[key[0]].ids), missing[key][0]))
         written = write(
@@ -377,11 +368,10 @@ def evaluate(
         UserError: bad input. RunFailed: a file could not be written, or the runner failed on everything.
         Interrupted: stopped by a signal, with all answers and verdicts so far saved.
     """
-    with _interruptible() as stopped:
+    with interruptible() as stopped:
         work = _Evaluation(name, config, out)
         stopped.append(work.store.path)
         arms, style = work.arms(), work.style
-        work.store.save()
         work.generate(arms)
         if re_extract:
             for arm in arms:
@@ -392,8 +382,8 @@ def evaluate(
         keys = {i: list(work.wanted(arm.benchmark)) for i, arm in enumerate(arms)}
         runner = _grade(arms, config, keys, regrade or re_extract)
     path = work.store.path
-    found = _result(name, config, describe(style), arms, keys, runner, _read(path / "result.json"))
-    return _deliver(found, path)
+    found = _result(name, config, describe(style), arms, keys, runner, read_result(path))
+    return deliver(found, path, f"{name}, 95 % intervals")
 
 
 def grade_file(file: Path, config: EvalCodeConfig, out: Path | None = None, *, partial: bool = False) -> dict[str, Any]:
@@ -412,7 +402,7 @@ def grade_file(file: Path, config: EvalCodeConfig, out: Path | None = None, *, p
     records = _given(file, benchmark, partial, config.limit)
     raw = hashlib.sha256(json.dumps(records).encode()).hexdigest()[:16]
     shared = {"benchmark": name, "samples": raw, "timeout": config.timeout, "memory": config.memory}
-    with _interruptible() as stopped:
+    with interruptible() as stopped:
         store = Store(out or Path("runs") / f"eval-code-{fingerprint(shared)}", shared)
         stopped.append(store.path)
         store.record(**{f"{name} sha256": benchmark.sha256})
@@ -422,8 +412,8 @@ def grade_file(file: Path, config: EvalCodeConfig, out: Path | None = None, *, p
         arm.samples.add(r for r in records if (r["task_id"], r["sample"]) not in arm.samples.records)
         keys = {0: list(arm.samples.records)}
         runner = _grade([arm], config, keys, False)
-    found = _result(None, config, {"style": _GIVEN}, [arm], keys, runner, _read(store.path / "result.json"))
-    return _deliver(found | {"model": str(file)}, store.path)
+    found = _result(None, config, {"style": _GIVEN}, [arm], keys, runner, read_result(store.path))
+    return deliver(found | {"model": str(file)}, store.path, f"{file}, 95 % intervals")
 
 
 def _given(file: Path, benchmark: Benchmark, partial: bool, limit: int | None) -> list[dict[str, Any]]:
@@ -510,40 +500,3 @@ def _corrupted(task: Task) -> str:
     name = task.entry_point or _names(task)[-1]
     before, marker, after = task.canonical.rpartition(f"def {name}")
     return f"{before}{marker}_{after}"
-
-
-class _interruptible:
-    """A signal to stop becomes Interrupted with the place of what is saved, which the block appends."""
-
-    def __enter__(self) -> list[Path]:
-        self._saved: list[Path] = []
-        self._before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-        return self._saved
-
-    def __exit__(self, kind: type | None, *_: object) -> None:
-        signal.signal(signal.SIGTERM, self._before)
-        if kind is KeyboardInterrupt and self._saved:
-            saved = f"what is done is in {self._saved[0]}"
-            raise Interrupted("stopped", saved, "Run the same command to go on.") from None
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
-
-
-def _deliver(found: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Write the result, its CSV and its picture."""
-    found["out"] = str(folder)
-    rows = rows_of(found, str(folder / "result.json")) if found["model"] else []
-    try:
-        write_json(folder / "result.json", found)
-        write_csv(folder / "result.csv", rows)
-        score_plot(rows, folder / "result.png", f"{found['model']}, 95 % intervals")
-    except OSError as error:
-        fix = "Make room and run the same command: nothing is done twice."
-        raise RunFailed(f"cannot write to {folder}", error.strerror or str(error), fix) from None
-    return found

@@ -284,8 +284,8 @@ def cached_references(grader: Grader, benchmark: Benchmark) -> dict[str, Referen
     """
     if not any(task.base for task in benchmark.tasks.values()):
         return {}
-    # 2: the form of what is kept.
-    about = f"2 {benchmark.sha256} {Path(__file__).with_name('sandbox.py').read_text()} {sys.version}"
+    # 3: the form of what is kept.
+    about = f"3 {benchmark.sha256} {Path(__file__).with_name('sandbox.py').read_text()} {sys.version}"
     path = _cache_folder() / f"{benchmark.name}-{hashlib.sha256(about.encode()).hexdigest()[:16]}.json"
     try:
         stored = json.loads(path.read_text())

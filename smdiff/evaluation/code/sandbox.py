@@ -10,6 +10,8 @@ namespaces; the child answers calls over a socket until it is killed. Nothing it
 
 from __future__ import annotations
 
+import array
+import base64
 import builtins
 import collections
 import contextlib
@@ -47,6 +49,7 @@ _MANY = 2_000_000  # items; what holds more travels as its hash
 _PLAIN = frozenset({int, float, str, bool, type(None)})
 _CONTAINERS = frozenset({list, tuple, set, frozenset, dict})
 _SMALL = 1 << 62
+_LONG = 1000  # items; from here on floats travel as bytes, which takes a twentieth of the time that digits take
 
 
 class _Objects:
@@ -82,6 +85,14 @@ def _fingerprint(value: Any) -> int:
     return hash(value)
 
 
+def _pack(items: list[Any]) -> dict[str, Any]:
+    """A long list with floats, as their bytes, and what else is in it by its place."""
+    others = [[place, x] for place, x in enumerate(items) if type(x) is not float]
+    for place, _ in others:
+        items[place] = 0.0
+    return {"a": [base64.b64encode(array.array("d", items).tobytes()).decode(), others]}
+
+
 def encode(value: Any, objects: _Objects, depth: int = 0) -> Any:
     """A value as JSON can hold it. What cannot be shown as data becomes a reference to an object of this process."""
     kind = type(value)
@@ -94,10 +105,11 @@ def encode(value: Any, objects: _Objects, depth: int = 0) -> Any:
     if depth > _DEEPEST:
         raise ValueError("the value is nested too deeply")
 
-    def each(items: Any) -> list[Any]:
+    def each(items: Any) -> Any:
         items = list(items)
-        if {type(x) for x in items} <= _PLAIN and all(-_SMALL < x < _SMALL for x in items if type(x) is int):
-            return items
+        kinds = set(map(type, items))
+        if kinds <= _PLAIN and all(-_SMALL < x < _SMALL for x in items if type(x) is int):
+            return _pack(items) if float in kinds and len(items) >= _LONG else items
         return [encode(x, objects, depth + 1) for x in items]
 
     def pairs(items: Any) -> list[Any]:

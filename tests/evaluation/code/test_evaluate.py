@@ -2,6 +2,7 @@
 
 import errno
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -190,8 +191,11 @@ def test_bad_input_is_refused(model, done, capsys, tmp_path):
     )
     assert "no such file" in refused(capsys, model, *RUN, "--data", "nothing.jsonl", *out).lower()
     assert "needs a model" in refused(capsys)
-    assert "longest prompt has" in refused(capsys, model, *RUN, "--length", "1000", "--steps", "4", *out)
-    assert not list(out_folder.rglob("*.jsonl"))
+    said = refused(capsys, model, *RUN, "--length", "1000", "--steps", "4", *out)
+    assert "longest prompt has" in said
+    length = int(re.search(r"Give --length (\d+) or less", said)[1])
+    assert "longest prompt has" in refused(capsys, model, *RUN, "--length", str(length + 1), "--steps", "4", *out)
+    assert not out_folder.exists()
 
 
 def test_soft_masking_without_scalars_is_refused_before_the_first_answer(capsys, tmp_path):
@@ -201,7 +205,7 @@ def test_soft_masking_without_scalars_is_refused_before_the_first_answer(capsys,
     tokenizer.save_pretrained(tmp_path / "binary")
     arguments = [*RUN, "--soft-mask", "both", "--out", str(tmp_path / "out")]
     assert "no soft-mask scalars" in refused(capsys, str(tmp_path / "binary"), *arguments)
-    assert not list(tmp_path.rglob("*.jsonl"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_full_disk_loses_nothing(model, tmp_path, monkeypatch, capsys):

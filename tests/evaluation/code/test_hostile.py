@@ -126,6 +126,17 @@ class World:
     changed: list[str] = field(default_factory=list)
 
 
+def bind(listener: socket.socket, address: Any, seconds: float = 120) -> None:
+    """The programs' fixed address, once another run of these tests on the machine is done with it."""
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            return listener.bind(address)
+        except OSError:
+            assert time.monotonic() < until, f"somebody else listens at {address!r}"
+            time.sleep(1)
+
+
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
     try:
@@ -136,10 +147,7 @@ def world() -> Iterator[World]:
     listeners = [socket.socket(), socket.socket(type=socket.SOCK_DGRAM), socket.socket(socket.AF_UNIX)]
     for listener, address in zip(listeners, (("127.0.0.1", PORT),) * 2 + ("\0smdiff-hostile",), strict=True):
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(address)
-        except OSError:
-            pytest.skip(f"somebody else listens at {address!r}")
+        bind(listener, address)
         if listener.type == socket.SOCK_STREAM:
             listener.listen(1024)
         listener.setblocking(False)

