@@ -131,7 +131,7 @@ def measure(folder: Path, model: Path, data: Path, seed: int, iso: bool) -> dict
         score = scored[str(path), 1 if name == "binary" else 2]
         texts = {nfe: texts_of(path, nfe, seed) for nfe in NFES}
         found[name] = {
-            "train": runs[name]["train"], "scalars": runs[name]["soft_mask"], "perplexity": score["perplexity_bound"],
+            "train": runs[name]["train"], "scalars": runs[name]["soft_mask"], "perplexity": score["perplexity"],
             "difference": score.get("difference"),
             "generative": {str(n): generative(causal, start_id, ids) for n, ids in texts.items()},
             "entropy": {str(n): unigram_entropy(ids) for n, ids in texts.items()},

@@ -201,7 +201,7 @@ def text_scores(result: dict[str, Any], json: bool) -> None:
         table.add_row(
             row["model"],
             str(row["passes"]),
-            f"{row['perplexity_bound']:.3f}",
+            f"{row['perplexity']:.3f}",
             f"{row['nats']:.4f} +- {_number(row['standard_error'], '.4f')}",
             f"{row['bits_per_byte']:.4f}",
             change,

@@ -49,7 +49,7 @@ def _change(row: dict[str, Any], form: str, scale: float = 1) -> str:
 
 
 def _bound(row: dict[str, Any]) -> dict[str, str]:
-    bound = _figure(row, "perplexity_bound", ".3f") + _between(row, "low", "high", ".3f")
+    bound = _figure(row, "perplexity", ".3f") + _between(row, "low", "high", ".3f")
     return {"passes": _figure(row, "passes", ".0f"), "PPL <=": bound}
 
 

@@ -131,6 +131,10 @@ class PretrainConfig(TrainingConfig):
     dropout: float = option(0.0, "Dropout of both residual branches", MODEL, low=0, high=0.9)
 
     soft_mask: bool = option(False, "Train with soft-masking (two passes with probability --p-sm)", SOFT)
+    objective: str = option(
+        "elbo", "elbo: masked diffusion's negative ELBO; ar: the same network left to right, to compare with",
+        OBJECTIVE, choices=("elbo", "ar"),
+    )  # fmt: skip
     noise: str = option("log-linear", "Noise schedule", OBJECTIVE, choices=("log-linear", "cosine", "polynomial"))
     t_min: float = option(1e-3, "Smallest training time", OBJECTIVE, above=0, high=1)
     t_max: float = option(1.0, "Largest training time", OBJECTIVE, above=0, high=1)
@@ -142,6 +146,8 @@ class PretrainConfig(TrainingConfig):
                 f"--hidden-size {self.hidden_size} --heads {self.heads}",
                 "the width must be a multiple of twice the heads (rotary positions)",
             )
+        if self.objective == "ar" and self.soft_mask:
+            raise UserError("--objective ar --soft-mask", "an autoregressive model has no masks", "Leave one out.")
 
     @property
     def soft(self) -> bool:

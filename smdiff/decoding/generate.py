@@ -284,6 +284,9 @@ def with_soft_mask(denoiser: Denoiser, config: SampleConfig) -> Denoiser:
     Raises:
         UserError: it has none, or the options do not fit together.
     """
+    if denoiser.causal:
+        why = "it writes from left to right and fills no masks"
+        raise UserError("this model is autoregressive", why, "It is there to compare with: smdiff eval-text.")
     scalars, scale = denoiser.soft_mask, config.soft_mask_scale
     on = config.soft_mask if config.soft_mask is not None else (scalars is not None or scale is not None)
     if config.soft_mask_k is not None and (scalars is not None or scale is None):

@@ -1,6 +1,7 @@
 """The training objectives of masked diffusion, in one pass or in the two passes of soft-masking.
 
-`elbo` is the negative ELBO in continuous time; `code` is the reference's for finetuning, a mean cross-entropy over t.
+`elbo` is the negative ELBO in continuous time; `code` is the reference's for finetuning, a mean cross-entropy over t;
+`ar` is that of the autoregressive model which masked diffusion is compared with.
 """
 
 from __future__ import annotations
@@ -94,6 +95,14 @@ def mean_cross_entropy(model: Denoises, x0: Tensor, draw: NoiseDraw, mask_id: in
     return Loss(masked_nll(model, x0, draw, mask_id), weight[draw.masked])
 
 
+def next_token_nll(model: Denoises, x0: Tensor, start_id: int) -> Tensor:
+    """(B L,) -log p of every token of `x0` (B, L) given those before it, and `start_id` before the first."""
+    before = torch.cat([torch.full_like(x0[:, :1], start_id), x0[:, :-1]], 1)
+    nll = model(before, torch.ones_like(x0, dtype=torch.bool), targets=x0.flatten()).nll
+    assert nll is not None
+    return nll
+
+
 @dataclass(frozen=True)
 class Objective:
     """What a run minimises: the noise it draws, and the loss of a micro-batch under it.
@@ -103,26 +112,33 @@ class Objective:
         times: smallest and largest t.
         is_mean: the rows of a micro-batch share one t and its loss is a mean (`code`); otherwise each row has its own t
             and the loss is a sum over tokens (`elbo`).
+        is_causal: no noise; the sum over all tokens given those before (`ar`).
     """
 
     noise: NoiseSchedule
     times: tuple[float, float]
     is_mean: bool = False
+    is_causal: bool = False
 
     def loss(self, model: Denoises, x0: Tensor, draw: NoiseDraw, mask_id: int, shift: bool) -> Loss:
         """The micro-batch's loss."""
+        if self.is_causal:
+            nll = next_token_nll(model, x0, mask_id)
+            return Loss(nll, torch.ones_like(nll))
         if self.is_mean:
             return mean_cross_entropy(model, x0, draw, mask_id, shift)
         return negative_elbo(model, x0, draw, self.noise, mask_id)
 
 
 def objective(name: str, times: tuple[float, float], noise: str = "log-linear") -> Objective:
-    """`elbo`, or `code`, which masks a share of (1 - eps) t + eps as its reference does."""
+    """`elbo`, `ar`, or `code`, which masks a share of (1 - eps) t + eps as its reference does."""
     if name == "elbo":
         return Objective(SCHEDULES[noise], times)
     if name == "code":
         return Objective(_CODE, times, is_mean=True)
-    raise ValueError(f"unknown objective {name!r}; known: elbo, code")
+    if name == "ar":
+        return Objective(SCHEDULES[noise], times, is_causal=True)
+    raise ValueError(f"unknown objective {name!r}; known: elbo, code, ar")
 
 
 _EPS = 1e-3

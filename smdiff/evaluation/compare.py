@@ -92,7 +92,7 @@ def _row(model: str, passes: int, scores: torch.Tensor, bytes_each: float) -> di
     return {
         "model": model,
         "passes": passes,
-        "perplexity_bound": mean.perplexity,
+        "perplexity": mean.perplexity,
         "nats": mean.mean,
         "standard_error": mean.standard_error,
         "bits_per_byte": mean.mean / math.log(2) / bytes_each,

@@ -19,7 +19,7 @@ KINDS = {"eval-code": "eval-code", "eval-text": "eval-text", "pretrain": "traini
 # `low` and `high` bound the 95 % interval of pass_at_1, or of the perplexity bound.
 COLUMNS = (
     "command", "model", "data", "data_sha256", "split", "tasks", "sequences", "length", "prompt_style", "extraction",
-    "soft_mask", "steps", "budget", "nfe", "passes", "seeds", "samples", "n", "pass_at_1", "perplexity_bound",
+    "soft_mask", "steps", "budget", "nfe", "passes", "seeds", "samples", "n", "pass_at_1", "perplexity",
     "low", "high", "nats", "standard_error", "bits_per_byte", "difference_to", "difference", "difference_low",
     "difference_high", "better", "worse", "equal", "verdict", "compile_failures", "timeouts", "empty",
     "runner_faults", "forward_passes", "new_tokens", "tokens_per_second", "seconds", "source",
@@ -48,7 +48,7 @@ def _bound(nats: float | None, error: float | None) -> dict[str, Any]:
     known = nats is not None and error is not None
     low, high = (nats - Z * error, nats + Z * error) if known else (None, None)  # type: ignore[operator]
     return {
-        "perplexity_bound": perplexity(nats), "low": perplexity(low), "high": perplexity(high), "nats": nats,
+        "perplexity": perplexity(nats), "low": perplexity(low), "high": perplexity(high), "nats": nats,
         "standard_error": error,
     }  # fmt: skip
 
@@ -113,7 +113,7 @@ def _training_rows(result: dict[str, Any]) -> Iterable[dict[str, Any]]:
         measured = row | {"passes": count} | _bound(nats, error)
         low, high = valid.get("times", (0, 1))
         if low > 0.01 or high < 1:  # a mean over some masked shares bounds no perplexity
-            measured |= {"perplexity_bound": None, "low": None, "high": None}
+            measured |= {"perplexity": None, "low": None, "high": None}
         yield measured
 
 

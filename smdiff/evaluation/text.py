@@ -7,7 +7,7 @@ over itself, so that
     -ELBO / L = E_n [ mean of -log p(x0 | x_t) over the n masked tokens ]
 
 exactly (also LLaDA, arXiv 2502.09992, equation 6). Compared with drawing t and weighing by 1/t, no draw has a large
-weight, and n is stratified over the draws of a sequence.
+weight, and n is stratified over the draws of a sequence. Of an autoregressive model -log p itself is taken.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from smdiff.diffusion.noise import corrupt
+from smdiff.diffusion.objective import next_token_nll
 from smdiff.models.denoiser import Denoiser
 
 _CONFIDENCE = 1.96
@@ -121,13 +122,16 @@ def elbo(
 ) -> Elbo:
     """Negative ELBO of sequences `x0` (S, L) under `denoiser`, each over `draws` masks.
 
-    A soft-masked model gives both figures from two passes: the first pass is the one-pass estimate.
+    A soft-masked model gives both figures from two passes: the first pass is the one-pass estimate. An autoregressive
+    model needs no masks: its -log p is exact.
 
     Args:
         times: masked shares to average over; the ELBO is over all of them.
         advance: told how many (sequence, draw) pairs were just scored.
     """
     data = x0 if isinstance(x0, HeldOut) else HeldOut(x0)
+    if denoiser.causal:
+        return Elbo(_exact(denoiser, data.ids, batch_size, lambda rows: advance(draws * rows)), None)
     maskable = torch.ones_like(data.ids, dtype=torch.bool) if data.maskable is None else data.maskable
     sums = torch.zeros(2, len(data), dtype=torch.float64)
     soft = denoiser.soft_mask is not None
@@ -154,6 +158,18 @@ def elbo(
             advance(len(x))
     denoiser.train(training)
     return Elbo(sums[0] / draws, sums[1] / draws if soft else None)
+
+
+def _exact(denoiser: Denoiser, ids: Tensor, batch_size: int, advance: Callable[[int], None]) -> Tensor:
+    """(S,) -log p of sequences (S, L) in nats a token under an autoregressive model."""
+    training, found = denoiser.training, []
+    denoiser.eval()
+    for x in ids.split(batch_size):
+        nll = next_token_nll(denoiser, x.to(denoiser.device), denoiser.mask_id)
+        found.append(nll.view(x.shape).double().mean(1).cpu())
+        advance(len(x))
+    denoiser.train(training)
+    return torch.cat(found)
 
 
 def verdict(difference: Mean) -> str:

@@ -115,6 +115,11 @@ class Denoiser(nn.Module):
         return len(self.table)
 
     @property
+    def causal(self) -> bool:
+        """Whether it is autoregressive: outputs predict the next token, and the mask token stands before a text."""
+        return isinstance(self.backbone, DiT) and self.backbone.config.is_causal
+
+    @property
     def max_length(self) -> int:
         """The longest text that the model was made for, in tokens."""
         config = self.backbone.config

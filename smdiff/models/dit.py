@@ -33,7 +33,8 @@ class DiTConfig(PretrainedConfig):
         cond_dim: width of the conditioning vector.
         dropout: on both residual branches.
         max_position_embeddings: training length, in tokens.
-        mask_token_id: the absorbing state.
+        mask_token_id: the absorbing state; of a causal model the token that a text starts from.
+        is_causal: attention to the left only, for an autoregressive model of the same shape.
     """
 
     model_type = "smdiff-dit"
@@ -48,6 +49,7 @@ class DiTConfig(PretrainedConfig):
         dropout: float = 0.1,
         max_position_embeddings: int = 1024,
         mask_token_id: int | None = None,
+        is_causal: bool = False,
         **kwargs,
     ) -> None:
         self.vocab_size = vocab_size
@@ -58,6 +60,7 @@ class DiTConfig(PretrainedConfig):
         self.dropout = dropout
         self.max_position_embeddings = max_position_embeddings
         self.mask_token_id = vocab_size - 1 if mask_token_id is None else mask_token_id
+        self.is_causal = is_causal
         kwargs.setdefault("tie_word_embeddings", False)
         super().__init__(**kwargs)
 
@@ -141,6 +144,7 @@ class _Block(GradientCheckpointingLayer):
         super().__init__()
         dim = config.hidden_size
         self.index, self.heads, self.dropout = index, config.num_attention_heads, config.dropout
+        self.is_causal = config.is_causal
         self.norm1 = _Norm(dim)
         self.attn_qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.attn_out = nn.Linear(dim, dim, bias=False)
@@ -164,7 +168,8 @@ class _Block(GradientCheckpointingLayer):
         q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
         if cache is not None:
             k, v = cache.update(k, v, self.index)
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=attend)
+        causal = self.is_causal and attend is None and length > 1
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=attend, is_causal=causal)
         attended = _gated_linear(self.attn_out, attended.transpose(1, 2).reshape(b, length, dim), gate1)
         x = x + F.dropout(attended, self.dropout, self.training)
         wide = self.mlp[1](self.mlp[0](_modulated_norm(x, self.norm2.weight, shift2, scale2)))
@@ -237,7 +242,8 @@ class DiT(PreTrainedModel):
             sigma: (B,) as in MDLM; None is no time conditioning.
             attention_mask: (B, K) true where a key may be seen; None where all may. K = L without a cache.
             position_ids: (B or 1, L) positions; None counts from 0.
-            past_key_values: takes the keys and values of each block, and says which ones to attend to.
+            past_key_values: takes the keys and values of each block, and says which ones to attend to; a causal
+                model goes on one position at a time with it.
         """
         condition = self.condition(sigma)
         if position_ids is None:
@@ -246,6 +252,8 @@ class DiT(PreTrainedModel):
         if cos.dim() == 3:
             cos, sin = cos[:, None], sin[:, None]  # (B, 1, L, head_dim / 2): one set of angles for all heads
         attend = None if attention_mask is None else attention_mask[:, None, None, :].bool()
+        if self.config.is_causal and attend is not None:
+            attend = attend.expand(-1, -1, embeddings.shape[1], -1).tril()
         x = embeddings
         for block in self.blocks:
             x = block(x, condition, (cos, sin), attend, past_key_values)

@@ -71,6 +71,8 @@ def _open(config: FinetuneConfig) -> tuple[Model, bool]:
     model = open_base(config.model, config.tokenizer, dtype, quantize=config.quantize == "4bit", adaptation=adaptation)
     if model.note:
         note(model.note)
+    if model.denoiser.causal:
+        raise UserError(f"{config.model} is autoregressive", "a DiT of --objective ar fills no masks")
     if config.quantize != "none" and isinstance(model.denoiser.backbone, DiT):
         raise UserError(f"--quantize {config.quantize}", "a DiT is not loaded in four bits")
     return model, fresh

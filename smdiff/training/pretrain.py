@@ -69,6 +69,7 @@ def _shape(config: PretrainConfig, tokenizer: PreTrainedTokenizerBase) -> DiTCon
         max_position_embeddings=config.length,
         mask_token_id=tokenizer.mask_token_id,
         dropout=config.dropout,
+        is_causal=config.objective == "ar",
         **{theirs: getattr(config, ours) for ours, theirs in _SHAPE.items()},
     )
 
@@ -115,6 +116,10 @@ def prepare(resolved: Resolved[PretrainConfig]) -> Prepared:
         init = read_checkpoint(config.init, config.heads if "heads" in resolved.explicit else None)
         if init.note:
             note(init.note)
+        if init.shape.is_causal != (config.objective == "ar"):
+            kind = "autoregressive" if init.shape.is_causal else "masked diffusion"
+            fix = "--init takes a run of the same --objective."
+            raise UserError(f"--objective {config.objective}", f"{init.source} is a {kind} model", fix)
     note(f"reading {config.data}")
     corpus = load_corpus(
         config.data,
@@ -145,7 +150,7 @@ def prepare(resolved: Resolved[PretrainConfig]) -> Prepared:
         facts={"corpus": {"name": corpus.name, "sha256": corpus.sha256}, "generation": generation},
         tokenizer=tokenizer,
         denoiser=denoiser,
-        objective=objective("elbo", config.times, config.noise),
+        objective=objective(config.objective, config.times, config.noise),
         train=train,
         train_rows=len(packed) if isinstance(packed, datasets.Dataset) else None,
         collate=collate,

@@ -129,7 +129,7 @@ def score_plot(rows: list[dict[str, Any]], path: Path, title: str) -> bool:
     panels: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in rows:
         code = row.get("pass_at_1") is not None and (row.get("nfe") or 0) > 0
-        if code or row.get("perplexity_bound") is not None:
+        if code or row.get("perplexity") is not None:
             panels.setdefault((row["command"], row["data"]), []).append(row)
     if not panels:
         return False
@@ -179,8 +179,8 @@ def score_plot(rows: list[dict[str, Any]], path: Path, title: str) -> bool:
 
     def bounds(axis: Any, rows: list[dict[str, Any]]) -> None:
         for place, row in enumerate(rows):
-            bar = _error_bars([row], "perplexity_bound", 1)
-            axis.errorbar(row["perplexity_bound"], place, xerr=bar, **_style(colours[name(row)], row["passes"] == 2))
+            bar = _error_bars([row], "perplexity", 1)
+            axis.errorbar(row["perplexity"], place, xerr=bar, **_style(colours[name(row)], row["passes"] == 2))
         axis.set_yticks(range(len(rows)), bound_labels(rows), fontsize=8)
         axis.set_ylim(len(rows) - 0.5, -0.5)
         axis.margins(x=0.1)

@@ -101,7 +101,7 @@ def test_eval_text_compares_models_on_the_same_masks(capsys, runs, text, tmp_pat
     code, table, _ = run(capsys, "eval-text", *models, "--data", text, "--draws", "4")
     assert code == 0
     assert "upper bound" in table
-    assert f"{second['perplexity_bound']:.3f}" in table
+    assert f"{second['perplexity']:.3f}" in table
 
 
 def test_eval_text_scores_all_of_data_that_was_not_trained_on(capsys, runs, tmp_path):

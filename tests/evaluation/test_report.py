@@ -103,21 +103,21 @@ def test_all_kinds_in_one_document_and_one_csv(capsys, real, tmp_path):
     assert (soft["difference_to"], soft["difference"], soft["verdict"]) == ("binary", pytest.approx(0.19), "better")
     assert (soft["better"], soft["worse"], soft["equal"], soft["data_sha256"]) == (19, 0, 81, "ab" * 32)
     text = rows[10]
-    assert text["perplexity_bound"] == pytest.approx(scored["results"][2]["perplexity_bound"])
+    assert text["perplexity"] == pytest.approx(scored["results"][2]["perplexity"])
     assert text["nats"] == scored["results"][2]["nats"]  # not those of the difference
     assert text["difference"] == scored["results"][2]["difference"]["nats"]
     assert text["difference_to"] == scored["results"][0]["model"]
     assert text["high"] == pytest.approx(math.exp(text["nats"] + 1.96 * text["standard_error"]), rel=1e-4)
     one, two = rows[12:]
     assert (one["passes"], one["nats"], one.get("standard_error")) == (1, trained["valid"]["nll_one_pass"], None)
-    assert (two["passes"], two["perplexity_bound"]) == (2, pytest.approx(trained["valid"]["perplexity"]))
+    assert (two["passes"], two["perplexity"]) == (2, pytest.approx(trained["valid"]["perplexity"]))
     assert two["data_sha256"] == trained["corpus"]["sha256"] == text["data_sha256"]
 
     with csv_file.open(newline="") as stream:
         lines = list(csv.DictReader(stream))
     assert set(lines[0]) == {*COLUMNS, "pass_at_2"}
     assert [line["source"] for line in lines] == [row["source"] for row in rows]
-    assert (lines[0]["seeds"], lines[0]["perplexity_bound"], lines[0]["soft_mask"]) == ("1 2", "", "False")
+    assert (lines[0]["seeds"], lines[0]["perplexity"], lines[0]["soft_mask"]) == ("1 2", "", "False")
     assert float(lines[10]["high"]) == text["high"]
     assert lines[12]["high"] == ""
 
@@ -187,7 +187,7 @@ def test_a_loss_over_some_masked_shares_is_no_perplexity(capsys, real, tmp_path)
     result["valid"]["times"] = [0.2, 0.8]
     file, picture = write(tmp_path / "run" / "result.json", result), tmp_path / "none.png"
     (row,) = document(capsys, file)["results"]
-    assert (row["command"], row["perplexity_bound"], row["low"]) == ("finetune", None, None)
+    assert (row["command"], row["perplexity"], row["low"]) == ("finetune", None, None)
     assert (row["nats"], row["length"], row["seeds"]) == (result["valid"]["nll"], 128, [3])
     code, _, err = run(capsys, tmp_path / "run", "--plot", picture)
     assert (code, err) == (0, f"no {picture}: there is nothing to draw\n")
