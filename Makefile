@@ -43,7 +43,7 @@ demo: $(READY)
 	$(call demo_step,pretrain --data python-stdlib $(DEMO) --steps 450 --init runs/demo/base --out runs/demo/binary)
 	$(call demo_step,pretrain --data python-stdlib $(DEMO) --steps 450 --init runs/demo/base --soft-mask --out runs/demo/soft)
 	$(call demo_step,sample runs/demo/soft --steps 64 --num 2)
-	$(call demo_step,eval-text runs/demo/binary runs/demo/soft --limit 512 --draws 4 --out runs/demo/scores.json)
+	$(call demo_step,eval-text runs/demo/binary runs/demo/soft --limit 512 --draws 4 --out runs/demo/scores)
 	@echo "pictures: runs/demo/base/curves.png, runs/demo/binary/curves.png, runs/demo/soft/curves.png"
 
 # SmolLM2-135M-Instruct, a causal chat model that travels in a package (93 MB), becomes a soft-masked diffusion model with

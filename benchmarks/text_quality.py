@@ -2,8 +2,8 @@
 
     python benchmarks/text_quality.py --peps FILE
 
-At most 90 minutes on two CPU cores. The data are Python's standard library and its enhancement proposals (a text file of
-all of them, joined; by default the one in the data folder beside a developer's checkout), as bytes. For each seed:
+At most 90 minutes on two CPU cores. The data are Python's standard library and its enhancement proposals (a text file
+of all of them, joined; by default the one in the data folder beside a developer's checkout), as bytes. For each seed:
 
 1. A binary model of two layers trains for 1,200 steps of 4,096 bytes and goes on for 600: binary, soft-masked
    (iso-update), or soft-masked for as many forward passes as 600 binary steps make (iso-compute).
@@ -46,9 +46,8 @@ WAYS: dict[str, dict[str, Any]] = {
 def corpus(peps: Path, path: Path) -> Path:
     """Documents as JSON lines: a module, or a proposal, each."""
     if not path.exists():
-        opened = gzip.open(peps, "rt", encoding="utf-8") if peps.suffix == ".gz" else peps.open(encoding="utf-8")
-        with opened as file:
-            proposals = re.split(r"(?m)^(?=PEP: \d+$)", file.read())
+        raw = gzip.decompress(peps.read_bytes()) if peps.suffix == ".gz" else peps.read_bytes()
+        proposals = re.split(r"(?m)^(?=PEP: \d+$)", raw.decode())
         documents = [*texts(load_documents("python-stdlib")[0]), *(p for p in proposals if p.strip())]
         lines = "".join(json.dumps({"text": document}) + "\n" for document in documents)
         path.parent.mkdir(parents=True, exist_ok=True)

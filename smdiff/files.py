@@ -43,6 +43,11 @@ def write_json(path: Path, value: Any) -> None:
     write_whole(path, lambda p: p.write_text(dumps(value) + "\n"))
 
 
+def cache_folder() -> Path:
+    """Where what is dear to make, and can be made again, is kept."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "smdiff"
+
+
 def run_of(folder: Path) -> Path | None:
     """The run that a folder is, or belongs to (OUT/merged, OUT/checkpoints/checkpoint-N); None for other folders."""
     return next((f for f in (folder, folder.parent, folder.parent.parent) if (f / "run.json").exists()), None)

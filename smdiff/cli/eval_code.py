@@ -61,7 +61,7 @@ def eval_code(
     """
     config = resolve(EvalCodeConfig, flags).config
     for name in config.benchmarks:
-        for setting in config.settings(False, False):
+        for setting in config.settings(False):
             config.sample_config(setting, config.new_tokens(name))
     if (model is None) == (samples_file is None and not self_test):
         given = "a model" if model is None else "either a model, or --samples-file, or --self-test"

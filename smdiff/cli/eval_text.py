@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -10,7 +9,6 @@ import typer
 
 from smdiff.cli.options import Json, Quiet
 from smdiff.config import EvalTextConfig, resolve
-from smdiff.errors import UserError
 
 
 def eval_text(
@@ -18,29 +16,32 @@ def eval_text(
         list[str],
         typer.Argument(
             metavar="MODEL...",
-            help="Run folders, adapters, denoiser folders, MDLM weights, or hub names.",
+            help="Run folders, adapters, denoiser folders, MDLM weights, or hub names; runs of --objective ar.",
             show_default=False,
         ),
     ],
     out: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option("--out", help="Also write the result to this JSON file.", rich_help_panel="Output"),
+        typer.Option(
+            "--out",
+            help="Folder of the evaluation; by default under runs/, named after what decides it.",
+            rich_help_panel="Output",
+        ),
     ] = None,
     json: Json = False,
     quiet: Quiet = False,
     **flags: Any,
 ) -> None:
-    """Perplexity of models on the same text: the ELBO bound in one pass and two, with paired differences."""
-    config = resolve(EvalTextConfig, flags).config
-    if out is not None and (out.is_dir() or not os.access(out.resolve().parent, os.W_OK)):
-        raise UserError(f"--out {out}", "a JSON file in a folder that exists and can be written is needed")
+    """Perplexity of models on the same text, with paired differences; with --generate the quality of their own texts.
 
-    from smdiff.cli.render import setup, text_scores, write_out
+    Stopped evaluations go on where they were; nothing is done twice.
+    """
+    resolved = resolve(EvalTextConfig, flags)
+    resolved.config.check(resolved.given)
+
+    from smdiff.cli.render import setup, text_scores
 
     setup(quiet)
-    from smdiff.evaluation.compare import compare
+    from smdiff.evaluation.evaluate_text import evaluate
 
-    result = compare(models, config)
-    text_scores(result, json)
-    if out is not None:
-        write_out(out, result)
+    text_scores(evaluate(models, resolved.config, out), json)

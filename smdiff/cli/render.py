@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from rich.table import Table
 
 from smdiff.errors import RunFailed, UserError, some
-from smdiff.ui.console import err, note, out, set_quiet
+from smdiff.ui.console import err, note, out, set_quiet, tails
 from smdiff.ui.trajectory import LiveView, history_line, write_html
 
 if TYPE_CHECKING:
@@ -69,16 +69,6 @@ def training_plan(plan: dict[str, Any], json: bool) -> None:
     _pairs("plan", [(k.replace("_", " "), f"{v:,}" if isinstance(v, int) else str(v)) for k, v in plan.items()])
 
 
-def write_out(path: Path, result: dict[str, Any]) -> None:
-    """The result as a JSON file; what was printed before is not lost if it cannot be written."""
-    from smdiff.files import write_json
-
-    try:
-        write_json(path, result)
-    except OSError as error:
-        raise RunFailed(f"cannot write --out {path}", error.strerror or str(error)) from None
-
-
 def _number(value: float | None, form: str) -> str:
     """A figure, or a dash where there is none (JSON's null)."""
     return "-" if value is None or not math.isfinite(value) else format(value, form)
@@ -91,7 +81,8 @@ def training_result(result: dict[str, Any], json: bool) -> None:
     train, valid, soft = result["train"], result["valid"], result["soft_mask"]
     speed = train["tokens_per_second"]
     low, high = valid["times"]
-    bound = f"<= {_number(valid['perplexity'], '.3f')} perplexity, " if low < 0.01 and high == 1 else ""
+    sign = "=" if result["config"].get("objective") == "ar" else "<="
+    bound = f"{sign} {_number(valid['perplexity'], '.3f')} perplexity, " if low < 0.01 and high == 1 else ""
     nats = f"{_number(valid['nll'], '.4f')} +- {_number(valid['standard_error'], '.4f')} nats/token"
     over = "" if bound else f", masked shares {low:g} to {high:g}"
     rows = [
@@ -176,37 +167,85 @@ def samples(texts: Iterable[Text], json: bool, viewer: Viewer) -> None:
 
 
 def text_scores(result: dict[str, Any], json: bool) -> None:
-    """Perplexities and paired differences."""
+    """Perplexities and paired differences, and what the models' own texts are worth."""
     if json:
         return _json(result)
-    data, config = result["data"], result["config"]
+    for data in result["data"]:
+        out.print(_likelihoods(result, data))
+    if result["generated"]:
+        out.print(_generated(result))
+    for remark in result["notes"]:
+        out.print(f"note: {remark}", markup=False, soft_wrap=True)
+    texts = ", and the texts" if result["generated"] else ""
+    out.print(f"files: {result['out']}: result.json, result.csv, result.png{texts}", markup=False)
+
+
+def _likelihoods(result: dict[str, Any], data: dict[str, Any]) -> Table:
+    rows = [row for row in result["results"] if row["data"] == data["name"]]
     part = "" if data["split"] == "all" else "held-out part of "
+    size = f"{data['sequences']} sequences of {data['length']}, {result['config']['draws']} masks each"
     table = Table(
-        title=f"{part}{data['name']}: {data['sequences']} sequences of {data['length']}, {config['draws']} masks each",
+        title=f"{part}{data['name']}: {size}",
         title_justify="left",
-        caption="PPL is an upper bound (negative ELBO). Differences: same sequences and masks, 95 % interval.",
+        caption="PPL <= is an upper bound (negative ELBO). Differences: same sequences and masks, 95 % interval.",
         caption_justify="left",
     )
     table.add_column("model", overflow="fold")
-    table.add_column("passes", justify="right")
-    table.add_column("PPL <=", justify="right")
-    table.add_column("nats/token", justify="right")
-    table.add_column("bits/byte", justify="right")
-    table.add_column("minus the first model's bound", justify="right")
-    for row in result["results"]:
-        change = "-"
-        if difference := row.get("difference"):
-            low, high = difference["interval"]
-            change = f"{difference['nats']:+.4f} [{low:+.4f}, {high:+.4f}] {difference['verdict']}"
+    for name in ("passes", "PPL", "nats/token", "bits/byte", "minus the first model's bound"):
+        table.add_column(name, justify="right", no_wrap=name != "minus the first model's bound")
+    for row in rows:
         table.add_row(
             row["model"],
             str(row["passes"]),
-            f"{row['perplexity']:.3f}",
+            f"{'=' if row['exact'] else '<='} {row['perplexity']:.3f}",
             f"{row['nats']:.4f} +- {_number(row['standard_error'], '.4f')}",
             f"{row['bits_per_byte']:.4f}",
-            change,
+            _nats(row.get("difference")),
         )
-    out.print(table)
+    return table
+
+
+def _nats(difference: dict[str, Any] | None) -> str:
+    """A difference in nats a token, with its interval and what it allows to say."""
+    if difference is None:
+        return "-"
+    low, high = difference["interval"]
+    return f"{difference['nats']:+.4f} [{low:+.4f}, {high:+.4f}] {difference['verdict']}"
+
+
+def _generated(result: dict[str, Any]) -> Table:
+    judge, features = ((result[key] or {}).get("model") for key in ("judge", "features"))
+    said = [f"gen. PPL under {judge}"] * bool(judge) + [f"MAUVE on features of {features}"] * bool(features)
+    several = len({row["scheduler"] for row in result["generated"]} - {None, "ar"}) > 1
+    table = Table(
+        title=f"texts from nothing, {result['generated'][0]['length']} tokens" + "".join(f", {s}" for s in said),
+        title_justify="left",
+        caption="Brackets: 95 % interval; MAUVE: mean and spread over k-means. Entropy in nats: low is repetition.",
+        caption_justify="left",
+    )
+    names = ["model", *(["scheduler"] * several), "kind", "NFE", "n", "gen. PPL", "entropy", "distinct-2", "MAUVE",
+             "tokens/s"]  # fmt: skip
+    for name in names:
+        left = name in ("model", "scheduler", "kind")
+        table.add_column(name, justify="left" if left else "right", no_wrap=name != "model", overflow="fold")
+    kinds, short = {True: "soft-masked", False: "binary"}, tails(row["model"] for row in result["generated"])
+    for row in result["generated"]:
+        low, high = row.get("interval") or (None, None)
+        interval = "" if low is None else f" [{_number(low, '.2f')}, {_number(high, '.2f')}]"
+        spread = "" if row.get("mauve_spread") is None else f" ± {_number(row['mauve_spread'], '.3f')}"
+        table.add_row(
+            short[row["model"]],
+            *([row["scheduler"] or "-"] * several),
+            "left to right" if row["scheduler"] == "ar" else kinds.get(row["soft_mask"], "-"),
+            _number(row["nfe"], ".0f") + (f" ({row['budget']})" if "/" in (row["budget"] or "") else ""),
+            f"{row['n']:,}",
+            _number(row.get("generative_perplexity"), ".2f") + interval,
+            _number(row["entropy"], ".3f"),
+            _number(row["distinct_2"], ".3f"),
+            _number(row.get("mauve"), ".3f") + spread,
+            _number(row["tokens_per_second"], ",.0f"),
+        )
+    return table
 
 
 def _share(value: float | None) -> str:

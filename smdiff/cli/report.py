@@ -50,7 +50,8 @@ def _change(row: dict[str, Any], form: str, scale: float = 1) -> str:
 
 def _bound(row: dict[str, Any]) -> dict[str, str]:
     bound = _figure(row, "perplexity", ".3f") + _between(row, "low", "high", ".3f")
-    return {"passes": _figure(row, "passes", ".0f"), "PPL <=": bound}
+    passes = "exact" if row.get("exact") else _figure(row, "passes", ".0f")
+    return {"passes": passes, "PPL <=": bound}
 
 
 def _code_cells(row: dict[str, Any], pass_at: list[str]) -> dict[str, str]:
@@ -76,6 +77,21 @@ def _text_cells(row: dict[str, Any], _: list[str]) -> dict[str, str]:
     }
 
 
+def _generated_cells(row: dict[str, Any], _: list[str]) -> dict[str, str]:
+    kinds = {True: "soft-masked", False: "binary", None: "-"}
+    return {
+        "model": row["model"],
+        "scheduler": row.get("scheduler") or "-",
+        "kind": kinds[row.get("soft_mask")],
+        "NFE": _figure(row, "nfe", ".0f"),
+        "n": _figure(row, "n", ",.0f"),
+        "gen. PPL": _figure(row, "generative_perplexity", ".2f") + _between(row, "low", "high", ".2f"),
+        "entropy": _figure(row, "entropy", ".3f"),
+        "distinct-2": _figure(row, "distinct_2", ".3f"),
+        "MAUVE": _figure(row, "mauve", ".3f"),
+    }
+
+
 def _training_cells(row: dict[str, Any], _: list[str]) -> dict[str, str]:
     return {
         "model": row["model"],
@@ -95,11 +111,17 @@ _TABLES: dict[str, tuple[Callable[[dict[str, Any], list[str]], dict[str, str]], 
     ),
     "eval-text": (
         _text_cells,
-        "PPL is an upper bound (negative ELBO). Brackets: 95 % interval. Differences: same sequences and masks.",
+        "PPL is an upper bound (negative ELBO) unless exact. Brackets: 95 % interval. Differences: same sequences, "
+        "same masks.",
+    ),
+    "generated texts": (
+        _generated_cells,
+        "gen. PPL under the judge, brackets: 95 % interval; entropy in nats. Low entropy and few distinct bigrams are "
+        "repetition.",
     ),
     "training": (
         _training_cells,
-        "PPL of the held-out part is an upper bound (negative ELBO). Brackets: 95 % interval.",
+        "PPL of the held-out part is an upper bound (negative ELBO) unless exact. Brackets: 95 % interval.",
     ),
 }
 
@@ -109,11 +131,11 @@ def _tables(found: dict[str, Any]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from smdiff.evaluation.report import COLUMNS, KINDS, columns
+    from smdiff.evaluation.report import COLUMNS, columns, kind
     from smdiff.ui.console import out
 
-    for kind, (cells, caption) in _TABLES.items():
-        rows = [row for row in found["results"] if KINDS[row["command"]] == kind]
+    for name, (cells, caption) in _TABLES.items():
+        rows = [row for row in found["results"] if kind(row) == name]
         if not rows:
             continue
         pass_at = [name for name in columns(rows) if name not in COLUMNS]
@@ -121,11 +143,11 @@ def _tables(found: dict[str, Any]) -> None:
         files = {(*pair, row["source"]) for pair, row in zip(measured, rows, strict=True)}
         several = len(files) > len(set(measured))
         lines = [cells(row, pass_at) | ({"file": row["source"]} if several else {}) for row in rows]
-        table = Table(title=kind, title_justify="left", caption=caption, caption_justify="left")
-        for name in lines[0]:
-            long = name in ("model", "data", "file")
-            left = long or name == "benchmark"
-            table.add_column(name, justify="left" if left else "right", no_wrap=not long, overflow="fold")
+        table = Table(title=name, title_justify="left", caption=caption, caption_justify="left")
+        for column in lines[0]:
+            long = column in ("model", "data", "file")
+            left = long or column in ("benchmark", "scheduler", "kind")
+            table.add_column(column, justify="left" if left else "right", no_wrap=not long, overflow="fold")
         for line in lines:
             table.add_row(*map(escape, line.values()))
         out.print(table)
@@ -180,7 +202,7 @@ def report(
     if csv is not None:
         _write("--csv", csv, lambda: write_csv(csv, rows))
     if plot is not None:
-        from smdiff.ui.plots import score_plot
+        from smdiff.ui.scores import score_plot
 
         files = len(found["files"])
         title = found["files"][0] if files == 1 else f"{files} results"

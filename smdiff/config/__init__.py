@@ -3,10 +3,12 @@
 from smdiff.config.code import EvalCodeConfig
 from smdiff.config.evaluation import EvalTextConfig
 from smdiff.config.options import Resolved, as_dict, fingerprint, flag, identity, nearest, resolve, value_type
-from smdiff.config.sampling import SCHEDULER_NAMES, SampleConfig
+from smdiff.config.sampling import ADAPTIVE, REMASKING, SCHEDULER_NAMES, SampleConfig
 from smdiff.config.training import FinetuneConfig, PretrainConfig, TrainingConfig
 
 __all__ = [
+    "ADAPTIVE",
+    "REMASKING",
     "SCHEDULER_NAMES",
     "EvalCodeConfig",
     "EvalTextConfig",

@@ -14,6 +14,9 @@ SCHEDULER_NAMES = (
     "ancestral", "origin", "maskgit_plus", "topk_margin", "entropy", "low_confidence", "threshold", "entropy_bound",
     "remdm-cap", "remdm-rescale", "remdm-conf", "remdm-loop",
 )  # fmt: skip
+# Those that take as many steps as they need, and those that may take more than there are tokens.
+ADAPTIVE = ("threshold", "entropy_bound")
+REMASKING = tuple(name for name in SCHEDULER_NAMES if name.startswith("remdm-"))
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from typing import TypeAlias
 import datasets
 import numpy as np
 
+from smdiff.data.text_sets import TextSet, detokenizer, text_set
 from smdiff.errors import UserError, first_line
 
 Documents: TypeAlias = datasets.Dataset | datasets.IterableDataset
@@ -227,17 +228,45 @@ def _read_files(path: Path, column: str) -> datasets.Dataset:
     return datasets.concatenate_datasets(parts)
 
 
-def from_hub(name: str, streaming: bool = False) -> tuple[Documents, Documents | None]:
-    """Training and own held-out rows, if there are any, of `owner/name` or `owner/name/configuration`."""
-    parts = name.split("/")
+def from_hub(
+    name: str, streaming: bool = False, revision: str | None = None, held_out: str | None = None
+) -> tuple[Documents, Documents | None]:
+    """Training and own held-out rows, if there are any, of `owner/name` or `owner/name/configuration`.
+
+    Args:
+        held_out: the split of the held-out rows, where another than the usual one is wanted.
+    """
+    parts, repo = name.split("/"), "/".join(name.split("/")[:2])
     try:
-        splits = datasets.load_dataset("/".join(parts[:2]), "/".join(parts[2:]) or None, streaming=streaming)
+        splits = datasets.load_dataset(repo, "/".join(parts[2:]) or None, streaming=streaming, revision=revision)
     except Exception as error:  # network, missing name, gated, malformed: one answer for the user
         reason = f"no such file or folder here, and not loaded from the hub ({first_line(error)})"
         fix = "Give a path that exists, or check the name and the network."
         raise UserError(f"--data {name}", reason, fix) from None
     train = splits["train"] if "train" in splits else next(iter(splits.values()))
-    return train, next((splits[s] for s in ("validation", "valid", "test") if s in splits), None)
+    return train, next((splits[s] for s in (held_out, "validation", "valid", "test") if s in splits), None)
+
+
+def _named(name: str, of: TextSet, file: str, streaming: bool) -> tuple[Documents, Documents | None]:
+    """A text set by name, from the hub or from a file of it: rows of a table, or lines of text."""
+    if file:
+        path = Path(file).expanduser()
+        if not path.exists():
+            raise UserError(f"--data {name}={file}", "no such file or folder")
+        table = _suffix(path) in _TABLE_SUFFIXES or path.is_dir()
+        lines = None if table else datasets.Dataset.from_dict({"text": _read_text(path).split("\n")})
+        found: list[Documents | None] = [lines or _read_files(path, of.column), None]
+    else:
+        try:
+            rows = from_hub(of.hub, streaming, of.revision, of.split)
+        except UserError as error:
+            fix = f"Give it as a file: --data {name}=FILE (lines of text, jsonl or parquet)."
+            raise UserError(f"--data {name}", error.why, fix) from None
+        found = [t and _text_column(t, of.column, name) for t in rows]
+    undo = detokenizer(of.rules)
+    documents, held_out = (t and t.map(lambda row: {"text": undo(row["text"])}) for t in found)
+    assert documents is not None
+    return _with_text(documents), held_out and _with_text(held_out)
 
 
 def texts(documents: Documents) -> Iterator[str]:
@@ -298,6 +327,8 @@ def check_spec(spec: str) -> None:
         raise UserError("--data is empty", fix="Name built-in data, a file, a folder or a hub dataset.")
     if _is_markov(spec):
         markov_seed(spec)
+    if not exists(spec) and text_set(spec) is not None:
+        return
     suffixes = (*_TEXT_SUFFIXES, *_TABLE_SUFFIXES, ".gz")
     looks_like_path = spec.startswith((".", "/", "~")) or Path(spec).suffix in suffixes
     if not is_built_in(spec) and looks_like_path and not exists(spec):
@@ -314,7 +345,9 @@ def load_documents(spec: str, column: str = "text", streaming: bool = False) -> 
     if is_built_in(spec):
         texts = _BUILT_IN[spec]() if spec in _BUILT_IN else _markov(spec)
         return datasets.Dataset.from_dict({"text": texts}), None
-    if exists(spec):
+    if not exists(spec) and (named := text_set(spec)) is not None:
+        documents, held_out = _named(spec.partition("=")[0], *named, streaming)
+    elif exists(spec):
         documents, held_out = _with_text(_read_files(Path(spec).expanduser(), column)), None
     else:
         documents, held_out = (t and _with_text(_text_column(t, column, spec)) for t in from_hub(spec, streaming))
@@ -353,4 +386,6 @@ def load_corpus(
         held_out = held_out.take(_STREAM_HELD_OUT)
     elif held_out is None:
         train, held_out = _split(documents, valid_fraction)
-    return Corpus(spec, documents, train, held_out, sha256, own is not None, "symbols" if _is_markov(spec) else None)
+    named = not exists(spec) and text_set(spec) is not None
+    name = spec.partition("=")[0] if named else spec
+    return Corpus(name, documents, train, held_out, sha256, own is not None, "symbols" if _is_markov(spec) else None)

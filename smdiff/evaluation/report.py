@@ -15,17 +15,22 @@ from smdiff.files import read_json, write_whole
 
 KINDS = {"eval-code": "eval-code", "eval-text": "eval-text", "pretrain": "training", "finetune": "training"}
 
+TEXTS = "generated texts"
+
 # The columns of the CSV, and the keys of a row that has them; pass_at_2 and so on come after pass_at_1.
-# `low` and `high` bound the 95 % interval of pass_at_1, or of the perplexity bound.
+# `low` and `high` bound the 95 % interval of pass_at_1, or of the perplexity.
 COLUMNS = (
-    "command", "model", "data", "data_sha256", "split", "tasks", "sequences", "length", "prompt_style", "extraction",
-    "soft_mask", "steps", "budget", "nfe", "passes", "seeds", "samples", "n", "pass_at_1", "perplexity",
-    "low", "high", "nats", "standard_error", "bits_per_byte", "difference_to", "difference", "difference_low",
-    "difference_high", "better", "worse", "equal", "verdict", "compile_failures", "timeouts", "empty",
-    "runner_faults", "forward_passes", "new_tokens", "tokens_per_second", "seconds", "source",
+    "command", "model", "data", "data_sha256", "split", "tasks", "sequences", "length", "prompt_style",
+    "extraction", "scheduler", "soft_mask", "steps", "budget", "nfe", "passes", "exact", "seeds", "samples", "n",
+    "pass_at_1", "perplexity", "generative_perplexity", "low", "high", "judge", "entropy", "entropy_error",
+    "distinct_1", "distinct_2", "distinct_3", "mauve", "mauve_spread", "mauve_clusters", "nats", "standard_error",
+    "bits_per_byte", "difference_to", "difference", "difference_low", "difference_high", "better", "worse", "equal",
+    "verdict", "compile_failures", "timeouts", "empty", "runner_faults", "forward_passes", "new_tokens",
+    "tokens_per_second", "seconds", "source",
 )  # fmt: skip
 _NEEDED = {"command", "model", "data", "source"}
-_TEXT = {"data_sha256", "split", "prompt_style", "extraction", "budget", "difference_to", "verdict"}
+_TEXT = {"data_sha256", "split", "scheduler", "judge", "prompt_style", "extraction", "budget"}
+_TEXT |= {"difference_to", "verdict"}
 
 # What rows of the same data must share to be comparable, as a note calls it.
 _SHARED = {
@@ -34,6 +39,7 @@ _SHARED = {
     "tasks": "numbers of tasks",
     "sequences": "numbers of sequences",
     "length": "lengths",
+    "judge": "judges",
     "prompt_style": "prompt styles",
     "extraction": "ways to extract the answer",
 }
@@ -80,17 +86,25 @@ def _code_rows(result: dict[str, Any]) -> Iterable[dict[str, Any]]:
 
 
 def _text_rows(result: dict[str, Any]) -> Iterable[dict[str, Any]]:
-    data, entries = result["data"], result["results"]
-    shared = {key: data[key] for key in ("split", "sequences", "length")} | {"seeds": [result["config"]["seed"]]}
+    """Held-out likelihoods, then generated texts."""
+    parts = {
+        part["name"]: {"data_sha256": part["sha256"], "split": part["split"], "length": part["length"]}
+        for part in result["data"]
+    }
+    entries = result["results"]
     for entry in entries:
         yield (
             entry
-            | shared
-            | {"model": entry["model"], "passes": entry["passes"]}
-            | {"data": data["name"], "data_sha256": data["sha256"]}
+            | parts[entry["data"]]
+            | {"model": entry["model"], "passes": entry["passes"], "seeds": [result["config"]["seed"]]}
             | _difference(entry, "nats", entries[0]["model"])
             | _bound(entry["nats"], entry["standard_error"])
         )
+    by = (result.get("judge") or {}).get("model")
+    for entry in result.get("generated") or []:
+        low, high = entry.get("interval") or (None, None)
+        more = {"entropy": entry["entropy"], "low": low, "high": high, "judge": by}
+        yield entry | parts[entry["data"]] | more | _difference(entry, "nats", "binary")
 
 
 def _training_rows(result: dict[str, Any]) -> Iterable[dict[str, Any]]:
@@ -104,6 +118,7 @@ def _training_rows(result: dict[str, Any]) -> Iterable[dict[str, Any]]:
         "split": "held-out",
         "sequences": valid["sequences"],
         "length": config.get("length") or config.get("max_length"),
+        "exact": config.get("objective") == "ar",
         "soft_mask": soft,
         "seeds": [config["seed"]],
         **{key: train[key] for key in ("steps", "forward_passes", "tokens_per_second", "seconds")},
@@ -128,6 +143,11 @@ def _checked(row: dict[str, Any]) -> dict[str, Any]:
 
 
 _ROWS = {"eval-code": _code_rows, "eval-text": _text_rows, "training": _training_rows}
+
+
+def kind(row: dict[str, Any]) -> str:
+    """The table that a row belongs into."""
+    return TEXTS if "entropy" in row else KINDS[row["command"]]
 
 
 def _pass_at(row: dict[str, Any]) -> list[str]:
@@ -190,14 +210,14 @@ def _setting(row: dict[str, Any]) -> tuple[Any, ...]:
 
 def _order(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """By kind; by data, model and how it was measured, as they came; steps ascending, binary before soft-masked."""
-    kinds = list(_ROWS)
+    kinds = ["eval-code", "eval-text", TEXTS, "training"]
     data, models = ([row[key] for row in rows] for key in ("data", "model"))
     settings = [_setting(row) for row in rows]
 
     def place(row: dict[str, Any]) -> tuple[Any, ...]:
-        kind = KINDS[row["command"]]
-        first = kinds.index(kind), data.index(row["data"]), models.index(row["model"]), settings.index(_setting(row))
-        return (*first, row["steps"] or 0, bool(row["soft_mask"])) if kind == "eval-code" else first
+        table = kind(row)
+        first = kinds.index(table), data.index(row["data"]), models.index(row["model"]), settings.index(_setting(row))
+        return (*first, row["steps"] or 0, bool(row["soft_mask"])) if table == "eval-code" else first
 
     return sorted(rows, key=place)
 
@@ -206,8 +226,8 @@ def _apart(rows: list[dict[str, Any]]) -> Iterable[str]:
     """One note for everything that rows of the same data should share and do not."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in rows:
-        groups.setdefault((KINDS[row["command"]], row["data"]), []).append(row)
-    for (kind, data), group in groups.items():
+        groups.setdefault((kind(row), row["data"]), []).append(row)
+    for (table, data), group in groups.items():
         for key, name in _SHARED.items():
             files: dict[str, list[str]] = {}
             for row in group:
@@ -216,11 +236,12 @@ def _apart(rows: list[dict[str, Any]]) -> Iterable[str]:
                 files.setdefault(shown, []).append(row["source"])
             if len(files) > 1:
                 values = ", ".join(f"{value} ({some(list(dict.fromkeys(of)))})" for value, of in files.items())
-                yield f"{data} ({kind}): {len(files)} {name}, not comparable: {values}"
+                yield f"{data} ({table}): {len(files)} {name}, not comparable: {values}"
 
 
 def _other_tokenizers(rows: list[dict[str, Any]], source: str) -> Iterable[str]:
     """eval-text gives no difference between models of different tokenizers."""
+    rows = [row for row in rows if kind(row) == "eval-text"]
     if any("difference" not in row and row["model"] != rows[0]["model"] for row in rows):
         yield f"{source}: models of different tokenizers, only bits per byte compare"
 

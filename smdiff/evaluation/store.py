@@ -10,7 +10,6 @@ result.json, result.csv, result.png
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import signal
@@ -21,8 +20,7 @@ from typing import Any
 from smdiff.errors import Interrupted, RunFailed, UserError, some
 from smdiff.evaluation.report import rows_of, write_csv
 from smdiff.files import dumps, read_json, write_json
-from smdiff.models.load import local_path
-from smdiff.ui.plots import score_plot
+from smdiff.ui.scores import score_plot
 
 Key = tuple[Any, ...]
 
@@ -139,22 +137,6 @@ class Store:
             write_json(self.path / "eval.json", self.facts)
         except OSError as error:
             raise UserError(f"cannot write to --out {self.path}", error.strerror or str(error)) from None
-
-
-def weights_digest(name: str) -> str:
-    """What tells a model's files from those of another under the same name: sizes, beginnings and ends."""
-    path, digest = local_path(name), hashlib.sha256()
-    files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.suffix in (".safetensors", ".json"))
-    for file in files:
-        if file.name in ("result.json", "run.json"):
-            continue
-        size = file.stat().st_size
-        digest.update(f"{file.name} {size} ".encode())
-        with file.open("rb") as opened:
-            digest.update(opened.read(1 << 20))
-            opened.seek(max(0, size - (1 << 20)))
-            digest.update(opened.read())
-    return digest.hexdigest()[:16]
 
 
 class interruptible:

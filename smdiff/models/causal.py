@@ -117,6 +117,12 @@ def check_head(name: str, config: PreTrainedConfig) -> None:
         raise UserError(f"{name} cannot be used", f"models with {', '.join(after)} are not supported")
 
 
+def context_length(config: PreTrainedConfig) -> int | None:
+    """Tokens of the longest text that a model was made for; None if its configuration does not tell."""
+    names = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+    return next((n for name in names if (n := getattr(config, name, None))), None)
+
+
 def is_causal(raw: dict[str, Any]) -> bool:
     """Whether a config.json is that of an ordinary causal model, which fills no masks yet."""
     return raw.get("model_type") not in ("Dream", "llada") and raw.get("is_causal", True) is not False

@@ -17,6 +17,7 @@ from smdiff.diffusion.prediction import FORBIDDEN
 from smdiff.diffusion.soft_mask import Feedback, SoftMask
 from smdiff.models import adapters
 from smdiff.models.cache import BlockCache
+from smdiff.models.causal import context_length
 from smdiff.models.dit import DiT
 
 # For models whose positions have no end.
@@ -122,9 +123,7 @@ class Denoiser(nn.Module):
     @property
     def max_length(self) -> int:
         """The longest text that the model was made for, in tokens."""
-        config = self.backbone.config
-        names = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
-        return next((n for name in names if (n := getattr(config, name, None))), _ANY_LENGTH)
+        return context_length(self.backbone.config) or _ANY_LENGTH
 
     def embed(
         self, ids: Tensor, blended: Tensor, feedback: Feedback | None = None, scale: float | Tensor = 1.0

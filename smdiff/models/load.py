@@ -3,6 +3,7 @@ code."""
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -70,6 +71,22 @@ def local_path(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]))
     except Exception as error:  # whatever the network layer below says
         raise UserError(f"no model at {name}", f"no such folder, nor on the hub: {first_line(error)}", fix) from None
+
+
+def weights_digest(name: str) -> str:
+    """What tells a model's files from those of another under the same name: sizes, beginnings and ends."""
+    path, digest = local_path(name), hashlib.sha256()
+    files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.suffix in (".safetensors", ".json"))
+    for file in files:
+        if file.name in ("result.json", "run.json"):
+            continue
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size} ".encode())
+        with file.open("rb") as opened:
+            digest.update(opened.read(1 << 20))
+            opened.seek(max(0, size - (1 << 20)))
+            digest.update(opened.read())
+    return digest.hexdigest()[:16]
 
 
 def _is_dit(folder: Path) -> bool:

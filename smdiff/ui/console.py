@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -69,3 +70,13 @@ def track(label: str, total: int, done: int = 0) -> Iterator[Tracker]:
     # By default the bar also takes what is printed on stdout to its own console, and with it a result meant for a file.
     with Progress(*columns, console=err, redirect_stdout=sys.stdout.isatty()) as bar:
         yield Tracker(label, total, done, bar)
+
+
+def tails(paths: Iterable[str]) -> dict[str, str]:
+    """The last parts of each of `paths`, as many as it takes to tell them apart."""
+    names = set(paths)
+    for kept in range(1, 1 + max((len(Path(n).parts) for n in names), default=0)):
+        found = {name: "/".join(Path(name).parts[-kept:]) for name in names}
+        if len(set(found.values())) == len(names):
+            return found
+    return {name: name for name in names}

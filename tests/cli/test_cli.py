@@ -32,6 +32,12 @@ def runs(text, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Runs without --out go under the current folder."""
+    monkeypatch.chdir(tmp_path)
+
+
 def run(capsys, *arguments: str) -> tuple[int, str, str]:
     code = main(list(arguments))
     captured = capsys.readouterr()
@@ -87,13 +93,15 @@ def test_every_step_goes_to_a_page_and_a_history(capsys, runs, tmp_path):
 
 def test_eval_text_compares_models_on_the_same_masks(capsys, runs, text, tmp_path):
     models = [str(runs / "binary"), str(runs / "soft")]
-    out = tmp_path / "scores.json"
+    out = tmp_path / "scores"
     code, printed, _ = run(capsys, "eval-text", *models, "--data", text, "--draws", "4", "--json", "--out", str(out))
     assert code == 0
     result = json.loads(printed)
-    assert result == json.loads(out.read_text())
+    assert result == json.loads((out / "result.json").read_text())
+    assert (out / "result.csv").exists()
+    assert (out / "result.png").exists()
     assert [(r["model"], r["passes"]) for r in result["results"]] == [(models[0], 1), (models[1], 1), (models[1], 2)]
-    assert result["data"]["split"] == "held-out"
+    assert result["data"][0]["split"] == "held-out"
     assert "difference" not in result["results"][0]
     first, second = result["results"][1], result["results"][2]
     assert first["difference"]["nats"] == pytest.approx(first["nats"] - result["results"][0]["nats"])
@@ -108,13 +116,13 @@ def test_eval_text_scores_all_of_data_that_was_not_trained_on(capsys, runs, tmp_
     (tmp_path / "other.txt").write_text("something else entirely, " * 30)
     other = str(tmp_path / "other.txt")
     _, printed, _ = run(capsys, "eval-text", str(runs / "soft"), "--data", other, "--json", "--draws", "2")
-    whole = json.loads(printed)["data"]
+    whole = json.loads(printed)["data"][0]
     assert whole["split"] == "all"
     assert whole["sequences"] == (len("something else entirely, " * 30) + 1) // 16
     _, printed, _ = run(
         capsys, "eval-text", str(runs / "soft"), "--data", other, "--json", "--draws", "2", "--split", "held-out"
     )
-    assert json.loads(printed)["data"]["sequences"] < whole["sequences"]
+    assert json.loads(printed)["data"][0]["sequences"] < whole["sequences"]
 
 
 def test_held_out_means_held_out_by_every_model(capsys, runs, text, tmp_path):
@@ -124,7 +132,7 @@ def test_held_out_means_held_out_by_every_model(capsys, runs, text, tmp_path):
     sizes = []
     for models in ([str(runs / "binary")], [str(runs / "binary"), small]):
         _, printed, _ = run(capsys, "eval-text", *models, "--data", text, "--json", "--draws", "1")
-        sizes.append(json.loads(printed)["data"]["sequences"])
+        sizes.append(json.loads(printed)["data"][0]["sequences"])
     assert sizes[1] < sizes[0]
     (tmp_path / "other.txt").write_text("other text " * 50)
     everything = str(tmp_path / "everything")
@@ -245,8 +253,8 @@ def test_bad_models_and_folders_get_one_line(capsys, runs, text, tmp_path):
     assert "Missing argument" in refused(capsys, "sample")
     assert "no model in" in refused(capsys, "eval-text", str(tmp_path))
     assert "no such choice" in refused(capsys, "sample", binary, "--scheduler", "ancestrall")
-    assert "--out" in refused(capsys, "eval-text", binary, "--out", str(tmp_path / "no" / "x.json"))
     (tmp_path / "file").write_text("x")
+    assert "holds something else" in refused(capsys, "eval-text", binary, "--out", str(tmp_path / "file"))
     assert "cannot write" in refused(capsys, *TRAIN, "--data", text, "--out", str(tmp_path / "file" / "run"))
     assert "another configuration: lr" in refused(capsys, *TRAIN, "--data", text, "--out", binary, "--lr", "0.5")
     assert "No such command 'pretrian'" in refused(capsys, "pretrian")

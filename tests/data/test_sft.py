@@ -342,7 +342,7 @@ def test_sources_that_cannot_be_read_are_refused_with_one_line(plain, tmp_path):
 def test_hub_data_keeps_its_own_held_out_rows(plain, monkeypatch):
     asked = []
 
-    def load_dataset(*names, streaming):
+    def load_dataset(*names, **options):
         asked.append(names)
         table = datasets.Dataset.from_list
         return {"train": table(pairs(5)), "test": table([{"prompt": "held", "response": "out"}])}

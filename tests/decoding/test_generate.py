@@ -9,7 +9,7 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 import smdiff
-from smdiff.config import SCHEDULER_NAMES, SampleConfig
+from smdiff.config import ADAPTIVE, REMASKING, SCHEDULER_NAMES, SampleConfig
 from smdiff.data.prompts import chat, continuation, end_ids, infill, read_prompts
 from smdiff.data.tokenizers import bytes_tokenizer
 from smdiff.decoding.generate import write
@@ -55,6 +55,8 @@ def refused(*arguments) -> str:
 
 def test_names_of_schedulers_are_the_registry():
     assert tuple(SCHEDULERS) == SCHEDULER_NAMES
+    assert {n for n, kind in SCHEDULERS.items() if kind.adaptive} == set(ADAPTIVE)
+    assert {n for n, kind in SCHEDULERS.items() if kind.remasks} == set(REMASKING)
 
 
 def test_a_continuation_keeps_its_prompt_and_counts_what_it_wrote(model):

