@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from smdiff.config.options import nearest
+from smdiff.config import nearest
 from smdiff.errors import UserError
 
 # Pairs of a pattern and what takes its place, in order.

@@ -69,7 +69,10 @@ def ways(config: EvalTextConfig, causal: bool, has_scalars: bool, length: int) -
         seeds = dict.fromkeys(s.seed for s in config.settings(False))
         return [(Setting(AR, None, False, seed), length, f"{AR}-seed{seed}") for seed in seeds]
     found = []
+    can = has_scalars or config.soft_mask_scale is not None
     for s in config.settings(has_scalars):
+        if s.soft_mask and not can and config.soft_mask == "both":
+            continue  # the model beside it may have scalars
         steps = None if s.budget is None else config.steps_of(s.budget, length, s.scheduler)
         kind = "soft-masked" if s.soft_mask else "binary"
         found.append((s, steps, f"{s.scheduler}-{kind}-{steps or 'free'}-seed{s.seed}"))

@@ -117,9 +117,9 @@ def prepare(resolved: Resolved[PretrainConfig]) -> Prepared:
         if init.note:
             note(init.note)
         if init.shape.is_causal != (config.objective == "ar"):
-            kind = "autoregressive" if init.shape.is_causal else "masked diffusion"
+            kind = "an autoregressive" if init.shape.is_causal else "a masked diffusion"
             fix = "--init takes a run of the same --objective."
-            raise UserError(f"--objective {config.objective}", f"{init.source} is a {kind} model", fix)
+            raise UserError(f"--objective {config.objective}", f"{init.source} is {kind} model", fix)
     note(f"reading {config.data}")
     corpus = load_corpus(
         config.data,

@@ -67,6 +67,47 @@ def test_bound_of_the_true_conditional_is_the_entropy():
     assert mean.standard_error < 0.01
 
 
+def exact_nats(chain: MarkovChain, x0: torch.Tensor) -> torch.Tensor:
+    """(S,) -log p of chains (S, L) in nats a token."""
+    matrix, start = torch.tensor(chain.matrix), torch.tensor(chain.stationary())
+    steps = matrix[x0[:, :-1], x0[:, 1:]].log().sum(1)
+    return -(start[x0[:, 0]].log() + steps) / x0.shape[1]
+
+
+def test_the_estimate_is_unbiased_and_its_error_falls_with_the_draws():
+    """Of each chain by itself: under the true conditional the expected estimate is -log p exactly."""
+    chain = MarkovChain.drawn(3)
+    x0 = chains(chain, 2000, 12)
+    exact, oracle = exact_nats(chain, x0), Oracle(chain)
+    single = [elbo(oracle, x0, draws=1, seed=s, batch_size=2000).one_pass - exact for s in range(16)]
+    stratified = {d: elbo(oracle, x0, draws=d, seed=99, batch_size=2000).one_pass - exact for d in (4, 8, 16)}
+    for errors in (torch.cat(single), *stratified.values()):
+        assert abs(float(errors.mean())) < 3 * float(errors.std()) / len(errors) ** 0.5
+    plain = {d: float(torch.stack(single).view(16 // d, d, -1).mean(1).std()) for d in (1, 2, 4, 8, 16)}
+    for d in (1, 2, 4, 8):  # one over the square root
+        assert plain[d] / plain[2 * d] == pytest.approx(2**0.5, rel=0.1)
+    factor = plain[16] / float(stratified[16].std())
+    print(f"error of 16 plain draws over that of 16 stratified ones: {factor:.2f}")
+    assert factor > 1.2
+    assert float(stratified[4].std()) / float(stratified[16].std()) > 2
+
+
+def test_an_autoregressive_model_is_scored_exactly():
+    dit = small_dit(37, is_causal=True)
+    denoiser, x0 = Denoiser(dit, 36), torch.randint(0, 36, (5, 8))
+    found = elbo(denoiser, x0, batch_size=2)
+    before = torch.cat([torch.full((5, 1), 36), x0[:, :-1]], 1)
+    with torch.no_grad():
+        logits = dit(before)
+        changed = before.clone()
+        changed[:, -1] = 0
+        assert torch.equal(dit(changed)[:, :-1], logits[:, :-1])  # nothing looks ahead
+    logits[..., 36] = -torch.inf
+    nll = torch.nn.functional.cross_entropy(logits.transpose(1, 2), x0, reduction="none").mean(1)
+    torch.testing.assert_close(found.bound.float(), nll, rtol=1e-5, atol=1e-6)
+    assert found.two_pass is None
+
+
 def test_agrees_with_the_training_objective_and_varies_less():
     torch.manual_seed(0)
     denoiser = Denoiser(small_dit(), 36)
