@@ -16,7 +16,8 @@ class UserError(Exception):
 
     def __init__(self, what: str, why: str = "", fix: str = "") -> None:
         self.what, self.why, self.fix = what, why, fix
-        super().__init__(what + (f": {why}" if why else "") + (f". {fix}" if fix else ""))
+        said = what + (f": {why}" if why else "")
+        super().__init__(said + (f"{'' if said.endswith('.') else '.'} {fix}" if fix else ""))
 
 
 class RunFailed(UserError):

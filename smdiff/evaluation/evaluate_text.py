@@ -227,8 +227,11 @@ def _judge(option: str, name: str, device: str | None) -> Judge:
     try:
         return Judge(name, device)
     except UserError as error:
-        fix = error.fix if "cannot judge" in error.what else f"Give a folder with a causal model, or {option} none."
-        raise UserError(f"{option} {name}", str(UserError(error.what, error.why)), fix) from None
+        if "cannot judge" in error.what:
+            raise UserError(f"{option} {name}", error.why, error.fix) from None
+        files = "config.json, model.safetensors and its tokenizer"
+        fix = f"Fill a folder {Path(name).name} with {files} and give its path, or another causal model's."
+        raise UserError(f"{option} {name}", error.why, fix) from None
 
 
 def _notes(rows: list[dict[str, Any]]) -> list[str]:

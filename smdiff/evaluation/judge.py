@@ -25,6 +25,8 @@ from smdiff.models.causal import context_length, load_weights
 from smdiff.models.denoiser import Denoiser
 from smdiff.models.load import is_causal_model, load, local_path, weights_digest
 
+# Names by which everyone knows them, and the hub's own.
+_HUB = {name: f"openai-community/{name}" for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")}
 # Logits that exist at a time.
 _LOGITS_AT_ONCE = {True: 2**26, False: 2**29}
 # Tokens of a model that names no limit.
@@ -56,7 +58,7 @@ class Judge:
     """
 
     def __init__(self, name: str, device: str | None = None) -> None:
-        path = local_path(name)
+        path = local_path(_HUB.get(name, name) if not Path(name).exists() else name)
         self.name, self._device = name, device or ("cuda" if torch.cuda.is_available() else "cpu")
         self._begin: list[int] = []
         self._tokenizer: PreTrainedTokenizerBase
@@ -71,7 +73,7 @@ class Judge:
             self._denoiser, self._tokenizer = found.denoiser, found.tokenizer
             self._context, self._begin = found.denoiser.max_length, [found.denoiser.mask_id]
         self.end = str(self._tokenizer.eos_token or "\n\n")
-        self.facts = {"model": name, "weights": weights_digest(name), "dtype": "float32", "context": self._context}
+        self.facts = {"model": name, "weights": weights_digest(str(path)), "dtype": "float32", "context": self._context}
 
     def _open(self, name: str, path: Path) -> None:
         gguf: dict[str, Any] = {"gguf_file": path.name} if is_gguf(path) else {}
