@@ -17,6 +17,7 @@ from smdiff.cli.sample import sample
 from smdiff.cli.training import finetune, pretrain
 from smdiff.config import EvalCodeConfig, EvalTextConfig, FinetuneConfig, PretrainConfig, SampleConfig
 from smdiff.errors import UserError
+from smdiff.ranks import is_first, rank
 
 app = typer.Typer(
     name="smdiff",
@@ -35,8 +36,9 @@ app.command("report")(report)
 
 
 def _one_line(text: str) -> None:
-    """An error as one line on stderr, however long."""
-    print("smdiff: " + " ".join(text.split()), file=sys.stderr)
+    """An error as one line on stderr, however long; of a launcher's other processes with their number."""
+    who = "smdiff: " if is_first() else f"smdiff, rank {rank()}: "
+    print(who + " ".join(text.split()), file=sys.stderr)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -44,7 +46,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return app(args=argv, prog_name="smdiff", standalone_mode=False) or 0
     except UserError as error:
-        _one_line(f"error: {error}" if error.exit_code != 130 else str(error))
+        if is_first() or error.exit_code not in (2, 130):  # what is wrong for one is wrong for all
+            _one_line(f"error: {error}" if error.exit_code != 130 else str(error))
         return error.exit_code
     except TyperException as error:
         message = error.format_message() if hasattr(error, "format_message") else str(error)

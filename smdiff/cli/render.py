@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from rich.table import Table
 
 from smdiff.errors import RunFailed, UserError, some
+from smdiff.ranks import is_first
 from smdiff.ui.console import err, note, out, set_quiet, tails
 from smdiff.ui.trajectory import LiveView, history_line, write_html
 
@@ -50,7 +51,8 @@ class _nothing:
 def _json(value: Any) -> None:
     from smdiff.files import dumps
 
-    print(dumps(value))
+    if is_first():
+        print(dumps(value))
 
 
 def _pairs(title: str, rows: list[tuple[str, str]]) -> None:

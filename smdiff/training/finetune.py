@@ -25,13 +25,13 @@ from smdiff.models.causal import four_bits
 from smdiff.models.denoiser import Denoiser
 from smdiff.models.dit import DiT
 from smdiff.models.load import Model, is_causal_model, local_path, merged, open_base
+from smdiff.ranks import is_first
 from smdiff.training.estimate import estimate
 from smdiff.training.run import (
     Prepared,
     check_trackers,
     choose_soft_mask,
     generation_of,
-    is_writer,
     open_folder,
     run,
     stream_seed,
@@ -260,6 +260,6 @@ def finetune(resolved: Resolved[FinetuneConfig]) -> dict[str, Any]:
         note(f"{folder.path} is finished: this is its result")
     else:
         result = run("finetune", config, prepare(resolved))
-    if config.merge and is_writer():
+    if config.merge and is_first():
         _write_merged(folder.path)
     return result

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,6 +27,7 @@ from smdiff.evaluation.results import result
 from smdiff.evaluation.text import HeldOut
 from smdiff.files import read_json, run_of
 from smdiff.models.denoiser import Denoiser
+from smdiff.ranks import is_first
 from smdiff.training.callbacks import Average, Metrics, ProgressLine, StopOnSignal, read_metrics
 from smdiff.training.run_folder import RunFolder
 from smdiff.training.trainer import SoftMaskTrainer, training_arguments
@@ -71,11 +71,6 @@ def open_folder(command: str, config: TrainingConfig) -> RunFolder:
     values = identity(config)
     out = Path(config.out).expanduser() if config.out else Path("runs") / f"{command}-{fingerprint(values)}"
     return RunFolder(out, values, config.resume)
-
-
-def is_writer() -> bool:
-    """Whether this is the one of a launcher's processes that writes the run's files."""
-    return int(os.environ.get("RANK", "0")) == 0
 
 
 def stream_seed(seed: int, generation: int) -> int:
@@ -200,7 +195,7 @@ def run(command: str, config: TrainingConfig, prepared: Prepared) -> dict[str, A
         UserError: the folder cannot be used. RunFailed: the loss is not finite, or a file could not be written.
         Interrupted: stopped by a signal, with a checkpoint saved.
     """
-    if is_writer():
+    if is_first():
         _claim(config, prepared)
     cuda = torch.cuda.is_available()
     average, metrics, stop = Average(), Metrics(prepared.folder.metrics), StopOnSignal()
@@ -241,10 +236,10 @@ def run(command: str, config: TrainingConfig, prepared: Prepared) -> dict[str, A
         except (MemoryError, RuntimeError, OSError, SafetensorError) as error:
             raise _explained(error, config, prepared, trainer) from error
         finally:
-            if is_writer():
+            if is_first():
                 _draw_curves(config, prepared)
         summary = _summary(command, config, prepared, trainer, metrics, step)
-    if is_writer():
+    if is_first():
         prepared.folder.finish(summary)
     return summary
 

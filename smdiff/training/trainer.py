@@ -26,6 +26,7 @@ from smdiff.files import read_json, write_json
 from smdiff.models.denoiser import Denoiser
 from smdiff.models.load import restore
 from smdiff.models.weights import read_object
+from smdiff.ranks import ranks
 from smdiff.training.ema import Ema
 
 # A time from which on the average over t is the ELBO's.
@@ -334,7 +335,7 @@ def bf16(precision: str) -> bool:
 
 def training_arguments(config: TrainingConfig, folder: Path, cuda: bool) -> TrainingArguments:
     """The Trainer's own arguments for a run in `folder`."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    world = ranks()
     if config.batch_size % (world * config.accumulation):
         raise UserError(
             f"--batch-size {config.batch_size} --accumulation {config.accumulation}",

@@ -11,9 +11,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from smdiff.ranks import is_first
+
 # Without a terminal there is no width to fit: tables keep their columns in logs and pipes.
-out = Console(width=None if Console().is_terminal else 120, highlight=False)
-err = Console(stderr=True, highlight=False)
+out = Console(width=None if Console().is_terminal else 120, highlight=False, quiet=not is_first())
+err = Console(stderr=True, highlight=False, quiet=not is_first())
 
 _LINE_SECONDS = 10.0
 _quiet = False
