@@ -12,6 +12,7 @@ import typer
 from smdiff.cli.options import Json, Quiet
 from smdiff.config import EvalCodeConfig, resolve
 from smdiff.errors import UserError
+from smdiff.ranks import is_first
 
 _STAGES = "Stages"
 
@@ -75,9 +76,12 @@ def eval_code(
     setup(quiet)
     from smdiff.evaluation.code import evaluate as stages
 
+    if model is None and not is_first():  # nothing is generated: there is no work for the others
+        return None
     if self_test:
         return self_tests(stages.self_test(config), json)
     if samples_file is not None:
         return code_scores(stages.grade_file(samples_file, config, out, partial=partial), json)
     assert model is not None
-    code_scores(stages.evaluate(model, config, out, regrade=regrade, re_extract=re_extract), json)
+    if found := stages.evaluate(model, config, out, regrade=regrade, re_extract=re_extract):
+        code_scores(found, json)

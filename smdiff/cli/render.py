@@ -160,6 +160,8 @@ def samples(texts: Iterable[Text], json: bool, viewer: Viewer) -> None:
     from smdiff.files import dumps
 
     for text in texts:
+        if not is_first():
+            continue
         viewer.settle()
         if json:
             print(dumps(dataclasses.asdict(text), None), flush=True)

@@ -10,6 +10,7 @@ import typer
 from smdiff.cli.options import Quiet
 from smdiff.config import SampleConfig, nearest, resolve
 from smdiff.errors import UserError
+from smdiff.ranks import ranks
 
 _SHOWS = ("live", "html")
 _PAGE = Path("trajectory.html")
@@ -46,6 +47,9 @@ def sample(
         raise UserError(f"--show {show}", "no such view", nearest(show, _SHOWS))
     if show_to is not None and show != "html":
         raise UserError(f"--show-to {show_to} has no effect", "it is the file of --show html")
+    if ranks() > 1 and (show or history):
+        why = "the steps of a text are seen by the process that writes it"
+        raise UserError(f"{'--show' if show else '--history'} with {ranks()} processes", why, "Leave the launcher out.")
 
     from smdiff.cli.render import Viewer, samples, setup
 

@@ -23,6 +23,7 @@ from smdiff.errors import UserError
 from smdiff.models.denoiser import Denoiser
 from smdiff.models.dit import DiT
 from smdiff.models.load import Model
+from smdiff.ranks import gather, share, turns
 from smdiff.ui.console import note, track
 
 _STEPS = 64
@@ -117,18 +118,24 @@ def write(
     if indices is not None:
         jobs = list(zip(indices, plan.prompts, strict=True))
     batches = [jobs[i : i + config.batch_size] for i in range(0, len(jobs), config.batch_size)]
-    masks = sum(_masks(prompt, plan.length, plan.denoiser.mask_id) for _, prompt in jobs)
+    masks = [sum(_masks(prompt, plan.length, plan.denoiser.mask_id) for _, prompt in batch) for batch in batches]
     done, calls, confidences, tokens, began = 0, 0, 0.0, 0, time.monotonic()
-    with track("sampling", masks) if progress else contextlib.nullcontext() as tracker:
-        for batch in batches:
-            since, run = time.monotonic(), _Batch(model, plan, config.seed, batch)
-            for step in run.steps(watch):
-                if tracker is not None:
-                    tracker.update(done + run.masks - int(step.masked.sum()), f"{step.nfe} passes")
-            done, calls = done + run.masks, calls + plan.denoiser.nfe
-            for text in run.texts(config.stop, time.monotonic() - since):
-                confidences, tokens = confidences + text.confidence * text.new_tokens, tokens + text.new_tokens
-                yield text
+    with track("sampling", sum(masks)) if progress else contextlib.nullcontext() as tracker:
+        for turn in turns(range(len(batches))):
+            number, mine = share(turn)
+            written: list[Text] = []
+            if mine:
+                since, run = time.monotonic(), _Batch(model, plan, config.seed, batches[number])
+                for step in run.steps(watch):
+                    if tracker is not None:
+                        tracker.update(done + run.masks - int(step.masked.sum()), f"{step.nfe} passes")
+                written = list(run.texts(config.stop, time.monotonic() - since))
+            done += sum(masks[number] for number in turn)
+            for texts in gather(written)[: len(turn)]:
+                calls += texts[0].nfe
+                for text in texts:
+                    confidences, tokens = confidences + text.confidence * text.new_tokens, tokens + text.new_tokens
+                    yield text
     seconds = time.monotonic() - began
     if not report:
         return

@@ -17,6 +17,7 @@ from smdiff.evaluation.measures import need_mauve
 from smdiff.evaluation.results import result
 from smdiff.evaluation.store import Lines, Store, deliver, interruptible
 from smdiff.models.load import Model, load, weights_digest
+from smdiff.ranks import gather
 from smdiff.ui.console import note, track
 
 _LONGEST = 1024
@@ -184,6 +185,7 @@ def evaluate(models: list[str], config: EvalTextConfig, out: Path | None = None)
         stopped.append(work.store.path)
         for name in names if config.generate else ():
             work.about(name)
+        gather(None)  # all have read what is there before the first of them writes
         work.store.save()
         rows = work.likelihoods()
         texts, remarks = work.generated(by, features) if config.generate else ([], [])

@@ -24,6 +24,7 @@ from smdiff.evaluation.measures import Mauve, distinct, mauve, unigram_entropy
 from smdiff.evaluation.store import Lines
 from smdiff.evaluation.text import Mean, verdict
 from smdiff.models.load import Model
+from smdiff.ranks import gather, is_first, share, turns
 from smdiff.ui.console import track
 
 _NGRAMS = (1, 2, 3)
@@ -126,12 +127,15 @@ def _autoregressive(
 ) -> Iterator[dict[str, Any]]:
     temperature = 1.0 if config.temperature is None else config.temperature
     top_p = 0.9 if config.top_p is None else config.top_p
-    for start in range(0, len(missing), config.batch_size):
-        since, rows = time.monotonic(), missing[start : start + config.batch_size]
-        ids = continue_from_start(model.denoiser, length, setting.seed, rows, temperature, top_p).tolist()
-        seconds = time.monotonic() - since
-        for place, (index, row) in enumerate(zip(rows, ids, strict=True)):
-            yield _record(index, model.tokenizer.decode(row), row, length, 0.0 if place else seconds)
+    batches = [missing[start : start + config.batch_size] for start in range(0, len(missing), config.batch_size)]
+    for turn in turns(batches):
+        since, (mine, _) = time.monotonic(), share(turn)
+        ids = continue_from_start(model.denoiser, length, setting.seed, mine, temperature, top_p).tolist()
+        written = [row for found in gather(ids)[: len(turn)] for row in found]
+        seconds = time.monotonic() - since  # of all that are written together: the first one carries it
+        for index, row in zip((i for rows in turn for i in rows), written, strict=True):
+            yield _record(index, model.tokenizer.decode(row), row, length, seconds)
+            seconds = 0.0
 
 
 def _record(index: int, text: str, ids: list[int], nfe: int, seconds: float) -> dict[str, Any]:
@@ -239,6 +243,8 @@ class Measures:
         by, real = self._features, self._real[arms[0].vocabulary]
         theirs = by.features(_as_read(real.texts(), real, by, self._ends))
         ours = by.features([x for arm in arms for x in _as_read(arm.texts(), arm, by, self._ends)])
+        if not is_first():  # k-means takes long, and who does not tell the result needs none
+            return {}
         found: Mauve = mauve(ours, theirs, self._config.mauve_seeds, self._config.mauve_clusters)
         if found.note and found.note not in self.notes:
             self.notes.append(found.note)

@@ -20,6 +20,7 @@ from typing import Any
 from smdiff.errors import Interrupted, RunFailed, UserError, some
 from smdiff.evaluation.report import rows_of, write_csv
 from smdiff.files import dumps, read_json, write_json
+from smdiff.ranks import is_first
 from smdiff.ui.scores import score_plot
 
 Key = tuple[Any, ...]
@@ -53,7 +54,7 @@ class Lines:
                 self.records[self._key(record)] = record
             except (ValueError, KeyError, TypeError):
                 raise UserError(f"{path}, line {number}, is broken", fix="Delete the line, or the file.") from None
-        if len(whole) < len(raw):
+        if len(whole) < len(raw) and is_first():
             self._replace(whole)
 
     def _key(self, record: dict[str, Any]) -> Key:
@@ -71,8 +72,11 @@ class Lines:
     def add(self, records: Iterable[dict[str, Any]]) -> None:
         """Append, and be sure that it is on the disk as far as the system says so."""
         records = list(records)
-        if not records:
-            return
+        if records and is_first():
+            self._append(records)
+        self.records |= {self._key(r): r for r in records}
+
+    def _append(self, records: list[dict[str, Any]]) -> None:
         text = "".join(dumps(record, None) + "\n" for record in records)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,12 +84,11 @@ class Lines:
                 file.write(text.encode())
         except OSError as error:
             raise failed(self.path, error) from None
-        self.records |= {self._key(r): r for r in records}
 
     def rewrite(self, records: Iterable[dict[str, Any]]) -> None:
         """Other records in the place of all."""
         self.records = {self._key(r): r for r in records}
-        if self.records or self.path.exists():
+        if is_first() and (self.records or self.path.exists()):
             self._replace("".join(dumps(record, None) + "\n" for record in self.records.values()).encode())
 
 
@@ -130,7 +133,7 @@ class Store:
 
     def save(self) -> None:
         """Make the folder this evaluation's, now that nothing is left that could be refused."""
-        if read_json(self.path / "eval.json") == self.facts:
+        if not is_first() or read_json(self.path / "eval.json") == self.facts:
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -166,6 +169,8 @@ def read_result(folder: Path) -> dict[str, Any] | None:
 def deliver(found: dict[str, Any], folder: Path, title: str) -> dict[str, Any]:
     """Write the result, its CSV and its picture."""
     found["out"] = str(folder)
+    if not is_first():
+        return found
     rows = rows_of(found, str(folder / "result.json"))
     try:
         write_json(folder / "result.json", found)

@@ -24,6 +24,7 @@ from smdiff.models.denoiser import Denoiser
 from smdiff.models.dit import DiT, DiTConfig
 from smdiff.models.mdlm import Checkpoint, read_mdlm
 from smdiff.models.weights import check_names, load_strictly, read_object, read_tensors
+from smdiff.ranks import local_rank
 
 
 def read_soft_mask(folder: Path) -> SoftMask | None:
@@ -354,10 +355,15 @@ def merged(denoiser: Denoiser) -> Denoiser:
     return Denoiser(adapters.merge(denoiser.adapter), denoiser.mask_id, denoiser.soft_mask, denoiser.shift, forbidden)
 
 
+def default_device() -> str:
+    """The GPU of this process if there is one."""
+    return f"cuda:{local_rank()}" if torch.cuda.is_available() else "cpu"
+
+
 def _place(device: str | torch.device | None) -> torch.device:
     """The device that was asked for, or the best there is."""
     try:
-        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        place = torch.device(device or default_device())
         torch.empty(0, device=place)
     except (RuntimeError, AssertionError) as error:
         raise UserError(

@@ -28,6 +28,7 @@ from smdiff.evaluation.results import result
 from smdiff.evaluation.statistics import paired, pass_at_k, wilson
 from smdiff.evaluation.store import Key, Lines, Store, deliver, interruptible, read_result
 from smdiff.models.load import Model, load, weights_digest
+from smdiff.ranks import gather, is_first
 from smdiff.ui.console import note, track
 
 # What may differ between commands that fill one folder: they add to it.
@@ -358,6 +359,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score a model and return the result; it is in the folder too, with a CSV and a picture.
 
+    Of several processes the first returns the result, the others nothing.
+
     Args:
         out: folder; by default one under runs/ named after what all its samples share.
         regrade: run every program again.
@@ -371,7 +374,10 @@ def evaluate(
         work = _Evaluation(name, config, out)
         stopped.append(work.store.path)
         arms, style = work.arms(), work.style
+        gather(None)  # all have read what is there before the first of them writes
         work.generate(arms)
+        if not is_first():  # programs run on one machine
+            return {}
         if re_extract:
             for arm in arms:
                 tasks = arm.benchmark.tasks
