@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import TypeVar
 
-from smdiff.errors import RunFailed, first_line
+from smdiff.errors import RunFailed
 
 T = TypeVar("T")
 # A batch of a large model takes minutes, and who waits for it cannot tell; that a process has died is seen at once.
@@ -64,11 +64,10 @@ def gather(value: T) -> list[T]:
         found: list[T] = [value] * ranks()
         dist.all_gather_object(found, value)
     except RuntimeError as error:
-        raise lost(error) from error
+        raise lost() from error
     return found
 
 
-def lost(error: BaseException, saved: str = "") -> RunFailed:
+def lost(fix: str = "Run the same command to go on.") -> RunFailed:
     """What to say when another process does not answer any more."""
-    fix = "What it said is above, if anything. " + (saved or "Run the same command to go on.")
-    return RunFailed("another process of this job is gone", first_line(error), fix)
+    return RunFailed("another process of this job has ended", "the connection to it is lost", fix)

@@ -95,6 +95,11 @@ class Denoiser(nn.Module):
         return self._adapter[0]
 
     @property
+    def _no_split_modules(self) -> list[str]:
+        """The blocks, which accelerate shards one by one."""
+        return list(self.backbone._no_split_modules or [])
+
+    @property
     def table(self) -> Tensor:
         """(V, D) input embeddings; the mask's row is `mask_row` where an adapter trains it."""
         return _without_adapter(self.backbone.get_input_embeddings()).weight

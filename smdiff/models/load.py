@@ -312,12 +312,12 @@ def open_base(
     else:
         return _load_dit(name, tokenizer)
     if (path / "ema.safetensors").exists():
-        _apply_averages(model.denoiser, path)
+        apply_averages(model.denoiser, path)
     return model
 
 
 @torch.no_grad()
-def _apply_averages(denoiser: Denoiser, folder: Path) -> None:
+def apply_averages(denoiser: Denoiser, folder: Path) -> None:
     """A checkpoint's averaged weights, which are what the run is going to deliver."""
     parameters = dict(denoiser.backbone.named_parameters())
     for name, tensor in read_tensors(folder / "ema.safetensors").items():

@@ -11,7 +11,6 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from smdiff.files import dumps, write_whole
-from smdiff.training.ema import Ema
 from smdiff.ui.console import Tracker
 
 
@@ -19,11 +18,14 @@ class Average(TrainerCallback):
     """Updates the averaged weights after every optimiser step."""
 
     def __init__(self) -> None:
-        self.ema: Ema | None = None
+        self.trainer: Any = None
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        self.trainer.start_averages()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if self.ema is not None:
-            self.ema.update()
+        if self.trainer.ema is not None:
+            self.trainer.ema.update()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -27,7 +27,7 @@ from smdiff.evaluation.results import result
 from smdiff.evaluation.text import HeldOut
 from smdiff.files import read_json, run_of
 from smdiff.models.denoiser import Denoiser
-from smdiff.ranks import is_first
+from smdiff.ranks import is_first, lost, ranks
 from smdiff.training.callbacks import Average, Metrics, ProgressLine, StopOnSignal, read_metrics
 from smdiff.training.run_folder import RunFolder
 from smdiff.training.trainer import SoftMaskTrainer, training_arguments
@@ -160,7 +160,7 @@ def _summary(
 ) -> dict[str, Any]:
     """The run's result: what was done, the held-out bound, the scalars."""
     tokens, seconds = trainer.tokens_seen, metrics.seconds
-    soft_mask = prepared.denoiser.soft_mask
+    soft_mask, scalars = prepared.denoiser.soft_mask, trainer.scalars()
     low, high = prepared.objective.times
     summary = result(
         command,
@@ -177,10 +177,10 @@ def _summary(
         },
         valid={"sequences": len(prepared.valid), "draws": _FINAL_DRAWS, "times": [low, high]}
         | trainer.score(draws=_FINAL_DRAWS),
-        soft_mask=None if soft_mask is None else {"k": soft_mask.k, **soft_mask.values()},
+        soft_mask=None if soft_mask is None else {"k": soft_mask.k, **scalars},
         notes=[],
     )
-    if soft_mask is not None and (w_s := soft_mask.values()["w_s"]) < _OFF:
+    if soft_mask is not None and (w_s := scalars["w_s"]) < _OFF:
         summary["notes"].append(
             f"soft-masking stayed off: w_s ended at {w_s:.4f}, so the model is binary in effect; "
             "train longer, or start with --w-s 0.3 --soft-mask-lr 0.05"
@@ -221,7 +221,7 @@ def run(command: str, config: TrainingConfig, prepared: Prepared) -> dict[str, A
             callbacks=[average, metrics, progress, stop],
         )
         trainer.remove_callback(PrinterCallback)
-        average.ema, progress.trainer = trainer.ema, trainer
+        average.trainer = progress.trainer = trainer
         try:
             trainer.train(resume_from_checkpoint=latest)
             if stop.stopped and trainer.state.global_step < config.total_steps:
@@ -247,6 +247,8 @@ def run(command: str, config: TrainingConfig, prepared: Prepared) -> dict[str, A
 def _explained(error: Exception, config: TrainingConfig, prepared: Prepared, trainer: SoftMaskTrainer) -> Exception:
     """What went wrong as the user should read it: out of memory, or a file that cannot be written; else as it is."""
     step = trainer.state.global_step + 1
+    if ranks() > 1 and (isinstance(error, torch.distributed.DistError) or "gloo" in str(error)):
+        return lost(f"Run the same command to go on from the last checkpoint in {prepared.folder.checkpoints}.")
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):
         return RunFailed(
             f"out of memory at step {step}",

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import save_fsdp_optimizer
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerControl, TrainingArguments
+from transformers.trainer import SCHEDULER_NAME
 from transformers.trainer_utils import rotate_checkpoints
 
 from smdiff.config import TrainingConfig
@@ -24,10 +26,12 @@ from smdiff.errors import RunFailed, UserError, first_line
 from smdiff.evaluation.text import HeldOut, Mean, elbo
 from smdiff.files import read_json, write_json
 from smdiff.models.denoiser import Denoiser
-from smdiff.models.load import restore
+from smdiff.models.load import apply_averages, restore
 from smdiff.models.weights import read_object
-from smdiff.ranks import ranks
+from smdiff.ranks import is_first, ranks
+from smdiff.training import sharding
 from smdiff.training.ema import Ema
+from smdiff.training.sharding import Sharded
 
 # A time from which on the average over t is the ELBO's.
 _NEARLY_0 = 0.01
@@ -79,7 +83,9 @@ class SoftMaskTrainer(Trainer):
         )
         self.denoiser, self.config, self.valid, self.length, self.stream = denoiser, config, valid, length, stream
         self.objective = objective
-        self.ema = Ema(denoiser.backbone, config.ema) if config.ema else None
+        sharding.check(self.accelerator)
+        self.ema: Ema | None = None
+        self.sharded: Sharded | None = None
         self.best = Best(Path(args.output_dir) / "best") if config.deliver_best else None
         self.loss_is_scaled_for_ga = True  # compute_loss divides by the whole batch
         self.tokens_seen = self.forward_passes = 0
@@ -182,12 +188,52 @@ class SoftMaskTrainer(Trainer):
         self.log({f"valid_{k}": v for k, v in scores.items()})
         metrics = {"eval_loss": scores["nll"]}
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        if self.best is not None and self.args.should_save:
+        if self.best is not None:
             self.best.offer(self.state.global_step, scores["nll"], self._write_result)
         return metrics
 
-    def _averaged(self) -> AbstractContextManager[None]:
-        return nullcontext() if self.ema is None else self.ema.applied()
+    def start_averages(self) -> None:
+        """Average from the weights as they are now."""
+        if self.config.ema and self.ema is None:
+            self.ema = Ema(self.denoiser.backbone, self.config.ema)
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """The averages in place of the weights while the block runs."""
+        if self.ema is None:
+            yield
+            return
+        with self.ema.applied():
+            self._changed()
+            yield
+        self._changed()
+
+    # Weights over several processes
+
+    def create_accelerator_and_postprocess(self) -> None:
+        super().create_accelerator_and_postprocess()
+        self.is_fsdp_enabled |= sharding.shard_on_cpu(self.accelerator)
+
+    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
+        if self.is_fsdp_enabled:
+            self.sharded = Sharded(self.denoiser)
+        return super()._prepare_for_training(*args, **kwargs)
+
+    def _changed(self) -> None:
+        if self.sharded is not None:
+            self.sharded.changed()
+
+    def _whole(self) -> Denoiser:
+        """The model with all its weights, in the first process. All must ask."""
+        return self.denoiser if self.sharded is None else self.sharded.whole()
+
+    def _fill(self, read: Callable[[Denoiser], None]) -> None:
+        """Let `read` put other weights into the model."""
+        whole = self._whole()
+        if self.sharded is None or is_first():
+            read(whole)
+        if self.sharded is not None:
+            self.sharded.fill(whole)
 
     def score(self, draws: int) -> dict[str, float]:
         """Held-out loss (nats a token) over a grid of t and its standard error; both passes for a soft-masked model.
@@ -209,9 +255,12 @@ class SoftMaskTrainer(Trainer):
         return scores
 
     def _write_result(self, folder: Path) -> None:
-        """The model as it would be delivered now."""
+        """The model as it would be delivered now; the first process writes. All must ask."""
         with self._averaged():
-            self.denoiser.save(folder)
+            whole = self._whole()
+            if is_first():
+                folder.mkdir(parents=True, exist_ok=True)
+                whole.save(folder)
 
     def deliver(self, folder: Path) -> int:
         """Write the run's model into `folder`: the best or the last, with averaged weights. Returns its step."""
@@ -220,12 +269,13 @@ class SoftMaskTrainer(Trainer):
         # Read again: one process keeps the best, all of them go on with it.
         if self.best is not None and (best := Best(self.best.folder)).step is not None:
             step = best.step
-            restore(self.denoiser, best.folder)
+            self._fill(partial(restore, folder=best.folder))
             self.ema = None  # what was kept are averages already
-        if self.args.should_save:
-            staging = folder / ".final"
+        staging = folder / ".final"
+        if is_first():
             shutil.rmtree(staging, ignore_errors=True)
-            self._write_result(staging)
+        self._write_result(staging)
+        if is_first():
             for file in staging.iterdir():
                 os.replace(file, folder / file.name)
             staging.rmdir()
@@ -237,9 +287,14 @@ class SoftMaskTrainer(Trainer):
         if "loss" in logs:
             logs |= {"tokens": self.tokens_seen, "forward_passes": self.forward_passes}
             if self.denoiser.soft_mask is not None and self.optimizer is not None:
-                logs |= self.denoiser.soft_mask.values()
+                logs |= self.scalars()
                 logs["soft_mask_lr"] = self.optimizer.param_groups[-1]["lr"]
         super().log(logs, start_time)
+
+    def scalars(self) -> dict[str, float]:
+        """The values of the soft mask. All must ask."""
+        soft_mask = self.denoiser.soft_mask if self.sharded is None else self.sharded.soft_mask()
+        return {} if soft_mask is None else soft_mask.values()
 
     # Checkpoints
 
@@ -273,21 +328,51 @@ class SoftMaskTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """The model as a run folder: weights, averages, scalars, counters. The tokenizer is in the run's own folder."""
-        folder = Path(output_dir or self.args.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.denoiser.save(folder)
+        folder, whole = Path(output_dir or self.args.output_dir), self._whole()
+        if is_first():
+            folder.mkdir(parents=True, exist_ok=True)
+            whole.save(folder)
+            counters = {"tokens": self.tokens_seen, "forward_passes": self.forward_passes}
+            (folder / "counters.json").write_text(json.dumps(counters))
         if self.ema is not None:
-            self.ema.save(folder / "ema.safetensors")
-        counters = {"tokens": self.tokens_seen, "forward_passes": self.forward_passes}
-        (folder / "counters.json").write_text(json.dumps(counters))
+            with self._averaged():
+                whole = self._whole()
+                if is_first():
+                    self.ema.save(folder / "ema.safetensors", whole.backbone)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Whole weights, however they are spread over processes."""
+        self._save(output_dir)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self.sharded is None:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        # Without the sharded copy of the weights that transformers would write too.
+        plugin = self.accelerator.state.fsdp_plugin
+        save_fsdp_optimizer(plugin, self.accelerator, self.optimizer, self.model, output_dir)
+        if is_first():
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir, SCHEDULER_NAME))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        """The inverse of `_save`."""
-        folder = Path(resume_from_checkpoint)
-        restore(self.denoiser, folder)
+        """The weights that `_save` wrote."""
+        self._fill(partial(restore, folder=Path(resume_from_checkpoint)))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """The optimiser, and what else `_save` wrote."""
+        if checkpoint is None:
+            return
+        folder = Path(checkpoint)
+        if (folder / "optimizer_0").is_dir() != (self.sharded is not None):
+            kind = "with" if self.sharded is None else "without"
+            fix = "Launch it so again, or start another run from the weights."
+            raise UserError(f"{folder} was saved {kind} FSDP", "its optimiser's state is in another form", fix)
+        super()._load_optimizer_and_scheduler(checkpoint)
+        self.start_averages()
         if self.ema is not None:
-            step = int(read_object(folder / "trainer_state.json")["global_step"])
-            self.ema.load(folder / "ema.safetensors", updates=step)
+            with self._averaged():
+                self._fill(partial(apply_averages, folder=folder))
+            self.ema.updates = int(read_object(folder / "trainer_state.json")["global_step"])
         counters = read_object(folder / "counters.json")
         self.tokens_seen, self.forward_passes = counters["tokens"], counters["forward_passes"]
 
@@ -316,10 +401,13 @@ class Best:
         if not nll < self.nll:
             return
         beside = self._beside
-        shutil.rmtree(beside, ignore_errors=True)
+        if is_first():
+            shutil.rmtree(beside, ignore_errors=True)
         try:
-            beside.mkdir(parents=True)
             write(beside)
+            if not is_first():
+                self.step, self.nll = step, nll
+                return
             write_json(beside / "best.json", {"step": step, "nll": nll})
             shutil.rmtree(self.folder, ignore_errors=True)
             os.replace(beside, self.folder)
