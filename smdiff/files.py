@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -10,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from smdiff.errors import UserError
+
+# Below a run's folder while its model is being delivered: until it is gone the checkpoints are the model.
+STAGING = ".final"
 
 
 def _finite(value: Any) -> Any:
@@ -28,12 +32,32 @@ def dumps(value: Any, indent: int | None = 2) -> str:
     return json.dumps(_finite(value), indent=indent)
 
 
+def flush(path: Path, forget: bool = False) -> None:
+    """Have the disk hold a file's content, or a folder's entries.
+
+    Args:
+        forget: drop the file from memory too, so that who reads it next reads the disk.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+        if forget and hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems cannot
+            raise
+    finally:
+        os.close(descriptor)
+
+
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a file beside `path`, then move it in place: it is there whole or not at all."""
+    """Let `write` fill a file beside `path`, then move it in place: it is there whole or not at all, and lasts."""
     beside = path.with_name(f".{path.name}.partial")
     try:
         write(beside)
+        flush(beside)
         os.replace(beside, path)
+        flush(path.parent)
     finally:
         beside.unlink(missing_ok=True)
 

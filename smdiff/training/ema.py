@@ -24,7 +24,7 @@ class Ema:
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
-        self.decay, self.updates = decay, 0
+        self.decay, self.updates, self._paused = decay, 0, False
         self._live = {n: p for n, p in module.named_parameters() if p.requires_grad}
         with torch.no_grad():
             self.average: dict[str, Tensor] = {n: _local(p).clone() for n, p in self._live.items()}
@@ -32,9 +32,16 @@ class Ema:
     @torch.no_grad()
     def update(self) -> None:
         """Take in the parameters as they are now."""
+        if self._paused:
+            self._paused = False
+            return
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         torch._foreach_lerp_(list(self.average.values()), list(map(_local, self._live.values())), 1 - decay)
+
+    def pause(self) -> None:
+        """Leave out the next update: the step made none."""
+        self._paused = True
 
     @contextmanager
     def applied(self) -> Iterator[None]:
