@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import os
+from importlib.util import find_spec
 from typing import Any
 
 from accelerate import Accelerator
@@ -21,15 +22,26 @@ from smdiff.models.denoiser import Denoiser
 from smdiff.ranks import is_first
 
 
-def asked_for() -> bool:
-    """Whether the launcher's configuration asks for FSDP."""
-    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+def _asks(engine: str) -> bool:
+    """Whether the launcher's configuration asks for it."""
+    return os.environ.get(f"ACCELERATE_USE_{engine}", "false").lower() == "true"
+
+
+def check_launcher(cuda: bool) -> None:
+    """Refuse an engine that is not here.
+
+    Raises:
+        UserError: DeepSpeed without a GPU, or not installed.
+    """
+    if _asks("DEEPSPEED") and (not cuda or find_spec("deepspeed") is None):
+        why = "it is not installed" if cuda else "accelerate runs it on GPUs only"
+        raise UserError("the launcher asks for DeepSpeed", why, "pip install deepspeed." if cuda else "Take FSDP.")
 
 
 def shard_on_cpu(accelerator: Accelerator) -> bool:
     """Make an accelerator of CPU processes shard too, if the launcher asks for it. Returns whether it does."""
     state = accelerator.state
-    if not asked_for() or state.distributed_type != DistributedType.MULTI_CPU:
+    if not _asks("FSDP") or state.distributed_type != DistributedType.MULTI_CPU:
         return False
     state.distributed_type, state.fsdp_plugin = DistributedType.FSDP, FullyShardedDataParallelPlugin()
     return True

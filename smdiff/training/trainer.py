@@ -402,6 +402,7 @@ def bf16(precision: str) -> bool:
 def training_arguments(config: TrainingConfig, folder: Path, cuda: bool) -> TrainingArguments:
     """The Trainer's own arguments for a run in `folder`."""
     world = ranks()
+    sharding.check_launcher(cuda)
     if config.batch_size % (world * config.accumulation):
         raise UserError(
             f"--batch-size {config.batch_size} --accumulation {config.accumulation}",
