@@ -200,11 +200,10 @@ def run(command: str, config: TrainingConfig, prepared: Prepared) -> dict[str, A
         UserError: the folder cannot be used. RunFailed: the loss is not finite, or a file could not be written.
         Interrupted: stopped by a signal, with a checkpoint saved.
     """
+    arguments = training_arguments(config, prepared.folder.checkpoints, torch.cuda.is_available())
     if is_first():
         _claim(config, prepared)
-    cuda = torch.cuda.is_available()
     average, metrics, stop = Average(), Metrics(prepared.folder.metrics), StopOnSignal()
-    arguments = training_arguments(config, prepared.folder.checkpoints, cuda)
     checkpoints = Checkpoints(prepared.folder.checkpoints, config.keep)
     # One process looks for all: on a shared file system two might see different files.
     latest = broadcast_object_list([checkpoints.newest() if is_first() else None])[0]
