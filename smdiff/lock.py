@@ -140,8 +140,8 @@ def locked(folder: Path) -> Iterator[None]:
             with suppress(OSError):
                 if not lost:
                     (folder / NAME).unlink()
-                os.close(descriptor)
-            if fresh:
+            os.close(descriptor)
+            if fresh and not lost:
                 with suppress(OSError):
                     folder.rmdir()
 

@@ -185,6 +185,13 @@ class Checkpoints:
             note(f"passed over, as they are not whole: {said}")
         return found
 
+    def resume(self) -> Path | None:
+        """The newest that is whole, as `newest` says; a run that stopped between placing and rotating is caught up."""
+        found = self.newest()
+        if len(self.all()) > self.keep:
+            self.rotate()
+        return found
+
     def begin(self) -> None:
         """Make ready for writing one aside: the run's folder is the same as ever, nothing of an earlier try is left."""
         check_held(self.folder.parent)
@@ -276,6 +283,8 @@ class Best:
                 f"the best weights so far, {self.folder}, are not whole", wrong,
                 "Restore them from a copy, or remove that folder: the best from here on are delivered then.",
             )  # fmt: skip
+        for left in (self._beside, self._old):
+            shutil.rmtree(left, ignore_errors=True)
 
     def offer(self, step: int, nll: float, write: Callable[[Path], None]) -> None:
         """Keep the weights that `write` writes if their loss is the lowest; the first process writes."""

@@ -206,7 +206,7 @@ def run(command: str, config: TrainingConfig, prepared: Prepared) -> dict[str, A
     average, metrics, stop = Average(), Metrics(prepared.folder.metrics), StopOnSignal()
     checkpoints = Checkpoints(prepared.folder.checkpoints, config.keep)
     # One process looks for all: on a shared file system two might see different files.
-    latest = broadcast_object_list([checkpoints.newest() if is_first() else None])[0]
+    latest = broadcast_object_list([checkpoints.resume() if is_first() else None])[0]
     if latest is not None:
         note(f"continuing from {latest}")
     done_steps = int(latest.name.split("-")[1]) if latest else 0

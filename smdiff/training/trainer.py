@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -308,7 +309,7 @@ class SoftMaskTrainer(Trainer):
                 self.checkpoints.place(name)
         except (OSError, RuntimeError, SafetensorError) as error:
             raise RunFailed(
-                f"cannot save {self.args.output_dir}/{name}", getattr(error, "strerror", None) or first_line(error),
+                f"cannot save {self.args.output_dir}/{name}", self._why_not_saved(error),
                 "Earlier checkpoints are whole: make room and run the same command to go on.",
             ) from None  # fmt: skip
         finally:
@@ -317,6 +318,12 @@ class SoftMaskTrainer(Trainer):
                 self.checkpoints.clear()
         if self.args.should_save:
             self.checkpoints.rotate()
+
+    def _why_not_saved(self, error: Exception) -> str:
+        if "inline_container" in str(error):  # all that torch says of a full disk is a line of its own source
+            free = shutil.disk_usage(self.args.output_dir).free
+            return f"a file could not be written in full, with {free / 1e6:,.1f} MB free"
+        return getattr(error, "strerror", None) or first_line(error)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """The model as a run folder: weights, averages, scalars, counters. The tokenizer is in the run's own folder."""
@@ -364,6 +371,8 @@ class SoftMaskTrainer(Trainer):
             super()._load_optimizer_and_scheduler(checkpoint)
             counters = read_object(folder / "counters.json")
             step = int(TrainerState.load_from_json(str(folder / "trainer_state.json")).global_step)
+            if folder.name != f"checkpoint-{step}":
+                raise ValueError(f"its trainer_state.json is of step {step}")
             self.tokens_seen, self.forward_passes = int(counters["tokens"]), int(counters["forward_passes"])
             self.evaluated = int(counters.get("evaluated", -1))
             self.bad_batches.skipped = list(counters.get("skipped", []))

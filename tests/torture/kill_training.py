@@ -34,6 +34,7 @@ os.environ |= {
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import datasets
+import torch
 import transformers
 
 import smdiff.training.finetune
@@ -83,8 +84,28 @@ def finish(child: int) -> int:
 
 def fingerprints(checkpoint: Path) -> dict[str, str]:
     """Hashes of all that decides how a run goes on from a checkpoint."""
-    names = ("model.safetensors", "ema.safetensors", "soft_mask.json", "optimizer.pt", "scheduler.pt", "counters.json")
-    return {n: hashlib.sha256((checkpoint / n).read_bytes()).hexdigest() for n in names if (checkpoint / n).exists()}
+    names = ("model.safetensors", "ema.safetensors", "soft_mask.json", "counters.json")
+    found = {n: hashlib.sha256((checkpoint / n).read_bytes()).hexdigest() for n in names if (checkpoint / n).exists()}
+    for name in ("optimizer.pt", "scheduler.pt"):  # equal states may differ as pickles
+        digest = hashlib.sha256()
+        _feed(torch.load(checkpoint / name, weights_only=True), digest)
+        found[name] = digest.hexdigest()
+    return found
+
+
+def _feed(value: Any, digest: Any) -> None:
+    """Hash a state of nested containers, tensors and numbers."""
+    if isinstance(value, torch.Tensor):
+        digest.update(f"{value.dtype} {tuple(value.shape)}".encode() + value.numpy().tobytes())
+    elif isinstance(value, dict):
+        for key in sorted(value, key=str):
+            digest.update(str(key).encode())
+            _feed(value[key], digest)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            _feed(part, digest)
+    else:
+        digest.update(repr(value).encode())
 
 
 def outcome(folder: Path) -> dict[str, Any]:
@@ -115,17 +136,15 @@ class Target:
     seconds: float = 0.0
 
     def measure(self, work: Path) -> None:
-        """Run it undisturbed, once keeping all checkpoints, once as it is tortured."""
-        everything, whole = work / f"{self.name}-all", work / f"{self.name}-whole"
-        assert finish(start([*self.command, "--keep", "1000"], everything)) == 0
-        self.checkpoints = {p.name: fingerprints(p) for p in (everything / "checkpoints").iterdir()}
-        began = time.monotonic()
-        assert finish(start([*self.command, "--keep", str(KEEP)], whole, Faults(whole))) == 0
+        """Run it undisturbed, and keep all checkpoints."""
+        folder, log, began = work / self.name, work / f"{self.name}.log", time.monotonic()
+        code = finish(start([*self.command, "--keep", "1000"], folder, Faults(folder), log))
+        assert code == 0, log.read_text()
         self.seconds = time.monotonic() - began
-        self.outcome = outcome(whole)
-        self.operations = whole.with_suffix(".operations").read_text().splitlines()
-        everything_of = {k: v for k, v in outcome(everything).items() if k != "checkpoints"}
-        assert everything_of == {k: v for k, v in self.outcome.items() if k != "checkpoints"}
+        self.checkpoints = {p.name: fingerprints(p) for p in (folder / "checkpoints").iterdir()}
+        last = sorted(self.checkpoints, key=lambda name: int(name.split("-")[1]))[-KEEP:]
+        self.outcome = outcome(folder) | {"checkpoints": sorted(last)}
+        self.operations = folder.with_suffix(".operations").read_text().splitlines()
 
 
 def targets(work: Path, names: list[str], steps: int) -> list[Target]:
@@ -153,8 +172,12 @@ def targets(work: Path, names: list[str], steps: int) -> list[Target]:
 
 def wrong_checkpoints(target: Target, folder: Path) -> list[str]:
     """Checkpoints that verify and are not what the undisturbed run had at that step."""
-    found = (folder / "checkpoints").glob("checkpoint-*")
-    return [str(p) for p in found if not flaw(p) and fingerprints(p) != target.checkpoints[p.name]]
+    wrong = []
+    for path in (folder / "checkpoints").glob("checkpoint-*"):
+        if not flaw(path):
+            found, wanted = fingerprints(path), target.checkpoints[path.name]
+            wrong += [f"{path.name}/{n}" for n in wanted if found.get(n) != wanted[n]]
+    return wrong
 
 
 def inside_a_save(folder: Path) -> bool:
@@ -237,7 +260,7 @@ def main() -> int:
             kills, saves = kills + k, saves + s
             if wrong:
                 failed.append(f"kill, round {number}, {target.name}: {wrong}")
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)
         injected = 0
         for target in made:
             count = len(target.operations)
