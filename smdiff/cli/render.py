@@ -31,8 +31,6 @@ def setup(quiet: bool) -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TQDM_DISABLE", "1")  # what transformers shows while it reads a GGUF file
     warnings.filterwarnings("ignore")
-    for library in ("accelerate", "huggingface_hub"):
-        logging.getLogger(library).setLevel(logging.ERROR)
     with err.status("loading libraries") if err.is_terminal and not quiet else _nothing():
         import datasets
         import transformers
@@ -40,6 +38,8 @@ def setup(quiet: bool) -> None:
         datasets.disable_progress_bars()
         datasets.logging.set_verbosity(logging.CRITICAL)
         transformers.utils.logging.disable_progress_bar()
+    for library in ("accelerate", "huggingface_hub"):  # which sets its own level when it is imported
+        logging.getLogger(library).setLevel(logging.ERROR)
 
 
 class _nothing:
