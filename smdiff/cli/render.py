@@ -262,7 +262,8 @@ def code_scores(result: dict[str, Any], json: bool) -> None:
     table = Table(
         title=f"{result['model']}, prompts {result['prompt']['style']}, walls: {runner.get('isolation', 'none ran')}",
         title_justify="left",
-        caption="Percentages, with 95 % intervals over tasks. Differences: same tasks. Broken: does not compile.",
+        caption="Percentages; brackets: 95 % interval over tasks. Differences: same tasks. NFE: forward passes a text. "
+        "Seconds: of writing. Broken: does not compile, slow: out of time, empty: no program.",
         caption_justify="left",
     )
     ks = sorted({int(k) for row in result["results"] for k in row["pass_at_k"]} - {1})
