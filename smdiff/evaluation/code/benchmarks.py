@@ -157,7 +157,8 @@ def _mbpp_file() -> tuple[Path, str]:
     try:
         return Path(hf_hub_download(place, "mbpp.jsonl", repo_type="dataset")), place
     except Exception as error:  # whatever the network layer below says
-        why = f"{place} cannot be fetched from the hub ({first_line(error)})"
+        said = "no connection" if isinstance(error, LocalEntryNotFoundError) else first_line(error)
+        why = f"{place} cannot be fetched from the hub ({said})"
         raise UserError("no MBPP", why, "Give the official mbpp.jsonl with --data mbpp.jsonl.") from None
 
 

@@ -324,6 +324,18 @@ def test_a_plus_set_that_is_nowhere(name: str, file: str, variable: str, rows: b
         load_benchmark(name)
 
 
+def test_mbpp_is_read_from_the_hubs_cache(rows: bytes, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(UserError, match=r"no MBPP: .*\(no connection\)\. Give .*--data mbpp.jsonl"):
+        load_benchmark("mbpp")
+    home, commit = tmp_path / "datasets--google-research-datasets--mbpp", "0" * 40
+    (home / "snapshots" / commit).mkdir(parents=True)
+    (home / "snapshots" / commit / "mbpp.jsonl").write_bytes(rows)
+    (home / "refs").mkdir()
+    (home / "refs" / "main").write_text(commit)
+    assert list(load_benchmark("mbpp").tasks) == ["Mbpp/11", "Mbpp/12"]
+
+
 # --- expected results ------------------------------------------------------------------------------------------------
 
 
