@@ -31,8 +31,6 @@ def setup(quiet: bool) -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TQDM_DISABLE", "1")  # what transformers shows while it reads a GGUF file
     warnings.filterwarnings("ignore")
-    for library in ("accelerate", "huggingface_hub"):
-        logging.getLogger(library).setLevel(logging.ERROR)
     with err.status("loading libraries") if err.is_terminal and not quiet else _nothing():
         import datasets
         import transformers
@@ -40,6 +38,8 @@ def setup(quiet: bool) -> None:
         datasets.disable_progress_bars()
         datasets.logging.set_verbosity(logging.CRITICAL)
         transformers.utils.logging.disable_progress_bar()
+    for library in ("accelerate", "huggingface_hub"):  # which sets its own level when it is imported
+        logging.getLogger(library).setLevel(logging.ERROR)
 
 
 class _nothing:
@@ -264,7 +264,8 @@ def code_scores(result: dict[str, Any], json: bool) -> None:
     table = Table(
         title=f"{result['model']}, prompts {result['prompt']['style']}, walls: {runner.get('isolation', 'none ran')}",
         title_justify="left",
-        caption="Percentages, with 95 % intervals over tasks. Differences: same tasks. Broken: does not compile.",
+        caption="Percentages; brackets: 95 % interval over tasks. Differences: same tasks. NFE: forward passes a text. "
+        "Seconds: of writing. Broken: does not compile, slow: out of time, empty: no program.",
         caption_justify="left",
     )
     ks = sorted({int(k) for row in result["results"] for k in row["pass_at_k"]} - {1})

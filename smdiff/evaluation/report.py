@@ -264,7 +264,7 @@ def gather(paths: Iterable[Path]) -> dict[str, Any]:
         try:
             result = read_json(file)
         except UserError as error:
-            raise UserError(error.what, error.why) from None
+            raise UserError(error.what, error.why, "Give result.json files of smdiff, or their folders.") from None
         if result is None:
             raise UserError(f"no such file: {source}")
         found = rows_of(result, source)

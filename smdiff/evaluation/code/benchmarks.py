@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import json
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from smdiff.errors import UserError, first_line
+from smdiff.ui.console import note
 
 TITLES = {"humaneval": "HumanEval", "humaneval+": "HumanEval+", "mbpp": "MBPP", "mbpp+": "MBPP+"}
 _MBPP_TEST = range(11, 511)  # the split that scores are reported on (Austin et al. 2021, section 2)
@@ -128,6 +130,7 @@ def _plus_file(name: str, release: str, variable: str) -> tuple[Path, str]:
     source = f"{name} {release}"
     if path.exists():
         return path, source
+    note(f"fetching {source}")
     url = f"https://github.com/evalplus/{name.lower()}_release/releases/download/{release}/{name}.jsonl.gz"
     try:
         from urllib.request import urlopen
@@ -145,12 +148,17 @@ def _plus_file(name: str, release: str, variable: str) -> tuple[Path, str]:
 
 def _mbpp_file() -> tuple[Path, str]:
     from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     place = "google-research-datasets/mbpp"
+    with contextlib.suppress(LocalEntryNotFoundError):
+        return Path(hf_hub_download(place, "mbpp.jsonl", repo_type="dataset", local_files_only=True)), place
+    note(f"fetching MBPP from the hub ({place})")
     try:
         return Path(hf_hub_download(place, "mbpp.jsonl", repo_type="dataset")), place
     except Exception as error:  # whatever the network layer below says
-        why = f"{place} cannot be fetched from the hub ({first_line(error)})"
+        said = "no connection" if isinstance(error, LocalEntryNotFoundError) else first_line(error)
+        why = f"{place} cannot be fetched from the hub ({said})"
         raise UserError("no MBPP", why, "Give the official mbpp.jsonl with --data mbpp.jsonl.") from None
 
 

@@ -191,8 +191,9 @@ def _program(task: Task, answer: str, style: str) -> dict[str, str]:
     solution = extraction.program(answer, style, prompt, task.entry_point)
     if not solution:
         return {"completion": "", "solution": ""}
-    whole = solution.removeprefix(prompt)
-    # Behind the prompt, whose function has its docstring for a body, a whole program counts.
+    # The official prompt ends its last line, which is left to the model. A program that does not is no completion: it
+    # is given whole, which counts behind the prompt, as the function there has its docstring for a body.
+    whole = solution.removeprefix(task.prompt)
     return {"completion": whole if whole != solution else "\n" + solution, "solution": solution}
 
 

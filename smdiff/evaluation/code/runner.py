@@ -597,9 +597,12 @@ def choose(wanted: str = "auto") -> str:
     """
     tried = {}
     for level in ("bubblewrap", "namespaces") if wanted == "auto" else (wanted,):
-        # Root's own processes have no limit on their number, which namespaces can give them and bubblewrap cannot.
-        if level == "bubblewrap" and (shutil.which("bwrap") is None or (wanted == "auto" and os.getuid() == 0)):
+        if level == "bubblewrap" and shutil.which("bwrap") is None:
             tried[level] = "bwrap is not installed"
+            continue
+        # Root's own processes have no limit on their number, which namespaces can give them and bubblewrap cannot.
+        if level == "bubblewrap" and wanted == "auto" and os.getuid() == 0:
+            tried[level] = "it does not limit the number of root's processes"
             continue
         try:
             _try(level)

@@ -120,7 +120,7 @@ def test_regrading_and_extracting_again_need_no_model(done, model, monkeypatch):
     }
     monkeypatch.setattr(stages.extraction, "program", lambda answer, style, prompt, entry: f"{prompt}\n    return 0\n")
     assert main([*command, "--re-extract"]) == 0
-    assert all(r["completion"] == "\n    return 0\n" for r in lines(graded.with_name("samples.jsonl")))
+    assert all(r["completion"] == "    return 0\n" for r in lines(graded.with_name("samples.jsonl")))
 
 
 def test_the_official_tools_read_the_samples(done):
@@ -132,6 +132,23 @@ def test_the_official_tools_read_the_samples(done):
         for row in rows:
             if row["solution"]:
                 compile(read_problems()[row["task_id"]]["prompt"] + row["completion"], "program", "exec")
+
+
+@pytest.mark.parametrize(
+    ("answer", "good"),
+    [("\n    return 1\n", True), (" \n    return 1", True), ("    return 1\n", False), ("\n  return 1\n", False)],
+)
+def test_completion_and_solution_are_the_same_program(answer, good):
+    def compiles(source):
+        try:
+            return bool(compile(source, "program", "exec"))
+        except SyntaxError:
+            return False
+
+    for task in list(stages.load_benchmark("humaneval").tasks.values())[::40]:
+        found = stages._program(task, answer, "completion")
+        assert found["solution"]
+        assert [compiles(found["solution"]), compiles(task.prompt + found["completion"])] == [good, good]
 
 
 @pytest.fixture

