@@ -4,6 +4,7 @@ import json
 import math
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 
@@ -239,28 +240,43 @@ def test_detokenizers_give_what_mdlms_give(name):
     assert detokenizer(TEXT_SETS[name].rules)(before) == after
 
 
-def test_text_sets_come_from_the_hub_by_name_or_from_a_file(monkeypatch, tmp_path):
+def on_the_hub(name, configuration, **splits):
+    """A folder that `datasets` reads under its relative name in the way in which it reads the hub's conversions."""
+    for split, rows in splits.items():
+        at = Path(name, configuration, split)
+        at.mkdir(parents=True)
+        if rows is None:
+            (at / "0000.parquet").write_bytes(b"not to be read")
+        else:
+            column = "sentence" if "ptb" in name else "article"
+            datasets.Dataset.from_dict({column: rows}).to_parquet(at / "0000.parquet")
+
+
+def test_of_text_sets_on_the_hub_the_reported_split_of_the_configuration_is_scored(tmp_path):
     assert tuple(TEXT_SETS) == TEXT_SET_NAMES
-    import datasets
-
-    asked = []
-
-    def load_dataset(repo, name, *, streaming, revision):
-        asked.append((repo, name, revision))
-        row = datasets.Dataset.from_dict
-        return {"train": row({"sentence": ["a b c"] * 3}), "validation": row({"sentence": ["he is n't", " "]}),
-                "test": row({"sentence": ["x"]})}  # fmt: skip
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    on_the_hub(
+        "ptb-text-only/ptb_text_only", "penn_treebank", train=["a"] * 3, validation=["he is n't", " "], test=["x"]
+    )
     corpus = load_corpus("ptb")
-    monkeypatch.undo()
-    assert asked == [("ptb-text-only/ptb_text_only", None, "refs/convert/parquet")]
-    assert (corpus.own_split, list(corpus.valid["text"])) == (True, ["he isn't"])
+    assert (corpus.own_split, list(corpus.valid["text"]), len(corpus.train)) == (True, ["he isn't"], 3)
+    papers = "armanc/scientific_papers"
+    on_the_hub(papers, "arxiv", **{"partial-train": None, "partial-validation": ["of arxiv , too"]})
+    on_the_hub(papers, "pubmed", train=None, validation=["of pubmed ( really )"], test=None)
+    for name, text in (("arxiv", "of arxiv, too"), ("pubmed", "of pubmed (really)")):
+        corpus = load_corpus(name, scored=True)
+        assert list(corpus.valid["text"]) == list(corpus.documents["text"]) == [text]
+        assert corpus.own_split
+
+
+def test_text_sets_come_from_a_file(tmp_path):
     (tmp_path / "x.txt").write_text("he is n't\n\nhere")
     local = load_corpus(f"ptb={tmp_path / 'x.txt'}")
     assert (local.name, list(local.documents["text"])) == ("ptb", ["he isn't", "here"])
     (tmp_path / "x.jsonl").write_text('{"sentence": "it is n\'t"}\n{"sentence": "so"}\n')
     assert list(load_corpus(f"ptb={tmp_path / 'x.jsonl'}").documents["text"]) == ["it isn't", "so"]
+    (tmp_path / "wiki.txt").write_text(' \n = A title = \n \n It was , " so " . \n')
+    rows = list(load_corpus(f"wikitext-2={tmp_path / 'wiki.txt'}").documents["text"])
+    assert rows == [" = A title =\n", ' It was, "so".\n']  # as on the hub, where a row has its line feed
 
 
 def test_a_judge_is_not_needed_for_entropies(world, capsys):
