@@ -149,6 +149,7 @@ def _row(model: str, data: str, passes: int, values: Tensor, record: dict[str, A
         "passes": passes,
         "sequences": mean.n,
         "exact": record["exact"],
+        "vocabulary": record["vocabulary"],
         "perplexity": mean.perplexity,
         "nats": mean.mean,
         "standard_error": mean.standard_error,

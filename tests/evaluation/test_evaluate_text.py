@@ -1,5 +1,6 @@
 """`smdiff eval-text` with texts that models write, by the command line."""
 
+import io
 import json
 import math
 from pathlib import Path
@@ -7,8 +8,10 @@ from pathlib import Path
 import datasets
 import pytest
 import torch
+from rich.console import Console
 
 from smdiff.cli import main
+from smdiff.cli.render import _generated
 from smdiff.config import EvalTextConfig
 from smdiff.config.evaluation import TEXT_SET_NAMES
 from smdiff.data.corpora import load_corpus
@@ -114,6 +117,34 @@ def test_every_figure_is_that_of_the_texts_that_are_kept(world, done):
     assert (ar["nfe"], ar["n"]) == (16, 6)
 
 
+@pytest.mark.parametrize("width", [110, 160])
+def test_the_table_keeps_its_figures_whole_where_it_wraps(done, width):
+    result = json.loads((done / "result.json").read_text())
+    worst = next(row for row in result["generated"] if row["soft_mask"])
+    worst |= {"generative_perplexity": 8924638692.42, "interval": [2832335976.45, 28121372765.27]}
+    with Console(width=width, file=io.StringIO()) as console, console.capture() as capture:
+        console.print(_generated(result))
+    words = capture.get().split()
+    for word in ("binary", "soft-masked", "ancestral", "8.92e+09", "[2.83e+09,", "2.81e+10]", "distinct-2", "(1/4)"):
+        assert word in words, word
+
+
+def test_of_different_tokenizers_only_bits_per_byte_compare(world, capsys, tmp_path):
+    bpe = [*TRAIN, "--data", str(world / "text.txt"), "--out", str(tmp_path / "bpe")]
+    bpe[bpe.index("bytes")] = "bpe:280"
+    assert main(bpe) == 0
+    capsys.readouterr()
+    arguments = command(world, *FEW, "--steps", "1/4", "--json", models=("binary", "soft"))
+    assert main([arguments[0], str(tmp_path / "bpe"), *arguments[1:]]) == 0
+    result = json.loads(capsys.readouterr().out)
+    rows = {Path(row["model"]).name: row for row in result["results"]}
+    assert [("difference" in rows[name], rows[name]["bits_per_byte"] > 0) for name in ("bpe", "binary")] == [
+        (False, True), (False, True),
+    ]  # fmt: skip
+    assert any("only bits/byte compares" in note for note in result["notes"])
+    assert [r["model"] for r in result["generated"][:2]] == ["real text for bpe", "real text for binary"]
+
+
 def test_what_is_done_is_not_done_again_and_more_is_added(world, done, monkeypatch, capsys):
     before = samples(done)
     monkeypatch.setattr(evaluate_text, "load", None)  # would fail if a model were asked for
@@ -177,7 +208,9 @@ def test_bad_input(world, capsys, tmp_path):
     assert "no whole number" in refused(capsys, command(world, *FEW, "--length", "9", "--steps", "1/2", **binary))
     assert "no whole number" in refused(capsys, command(world, *FEW, "--steps", "1/3", **binary))
     assert "no soft-mask scalars" in refused(capsys, command(world, *FEW, "--soft-mask", "on", **binary))
-    assert "no such file" in refused(capsys, [*command(world, *FEW, **binary), "--judge", "nowhere"])
+    assert "Fill a folder nowhere" in refused(capsys, [*command(world, *FEW, **binary), "--judge", "nowhere"])
+    own = str(world / "text.txt")
+    assert "Give a causal model: a folder" in refused(capsys, [*command(world, *FEW, **binary), "--judge", own])
     masked = command(world, *FEW, **binary)
     masked[masked.index("--judge") + 1] = str(world / "binary")
     assert "it fills masks" in refused(capsys, masked)
