@@ -33,7 +33,7 @@ def _parameter(config: type, field: dataclasses.Field) -> inspect.Parameter:
 
 
 # Panels come on the help screen in the order of their first option; these come first, in this order.
-_FIRST = ("Data", "Model", "Adapter", "Soft-masking", "Objective")
+_FIRST = ("Data", "Likelihood", "Generated texts", "Model", "Adapter", "Soft-masking", "Objective")
 
 
 def _in_panels(config: type) -> list[dataclasses.Field]:

@@ -76,6 +76,11 @@ def _number(value: float | None, form: str) -> str:
     return "-" if value is None or not math.isfinite(value) else format(value, form)
 
 
+def _perplexity(value: float | None) -> str:
+    """Of any size in at most nine characters."""
+    return _number(value, ".2f" if value is None or value < 1e4 else ".2e")
+
+
 def training_result(result: dict[str, Any], json: bool) -> None:
     """What a run did."""
     if json:
@@ -187,11 +192,14 @@ def text_scores(result: dict[str, Any], json: bool) -> None:
 def _likelihoods(result: dict[str, Any], data: dict[str, Any]) -> Table:
     rows = [row for row in result["results"] if row["data"] == data["name"]]
     part = "" if data["split"] == "all" else "held-out part of "
-    size = f"{data['sequences']} sequences of {data['length']}, {result['config']['draws']} masks each"
+    exact = all(row["exact"] for row in rows)
+    masks = "" if exact else f", {result['config']['draws']} masks each"
+    bound = "" if exact else "PPL <= is an upper bound (negative ELBO). "
+    size = f"{data['sequences']} sequences of {data['length']}{masks}"
     table = Table(
         title=f"{part}{data['name']}: {size}",
         title_justify="left",
-        caption="PPL <= is an upper bound (negative ELBO). Differences: same sequences and masks, 95 % interval.",
+        caption=f"{bound}Differences: same sequences and masks, 95 % interval.",
         caption_justify="left",
     )
     table.add_column("model", overflow="fold")
@@ -201,7 +209,7 @@ def _likelihoods(result: dict[str, Any], data: dict[str, Any]) -> Table:
         table.add_row(
             row["model"],
             str(row["passes"]),
-            f"{'=' if row['exact'] else '<='} {row['perplexity']:.3f}",
+            f"{'=' if row['exact'] else '<='} {_number(row['perplexity'], '.3f')}",
             f"{row['nats']:.4f} +- {_number(row['standard_error'], '.4f')}",
             f"{row['bits_per_byte']:.4f}",
             _nats(row.get("difference")),
@@ -231,11 +239,13 @@ def _generated(result: dict[str, Any]) -> Table:
              "tokens/s"]  # fmt: skip
     for name in names:
         left = name in ("model", "scheduler", "kind")
-        table.add_column(name, justify="left" if left else "right", no_wrap=name != "model", overflow="fold")
+        # What wraps where a terminal is narrow.
+        wraps = name in ("model", "scheduler", "kind", "NFE", "gen. PPL", "MAUVE")
+        table.add_column(name, justify="left" if left else "right", no_wrap=not wraps, overflow="fold")
     kinds, short = {True: "soft-masked", False: "binary"}, tails(row["model"] for row in result["generated"])
     for row in result["generated"]:
         low, high = row.get("interval") or (None, None)
-        interval = "" if low is None else f" [{_number(low, '.2f')}, {_number(high, '.2f')}]"
+        interval = "" if low is None else f" [{_perplexity(low)}, {_perplexity(high)}]"
         spread = "" if row.get("mauve_spread") is None else f" ± {_number(row['mauve_spread'], '.3f')}"
         table.add_row(
             short[row["model"]],
@@ -243,7 +253,7 @@ def _generated(result: dict[str, Any]) -> Table:
             "left to right" if row["scheduler"] == "ar" else kinds.get(row["soft_mask"], "-"),
             _number(row["nfe"], ".0f") + (f" ({row['budget']})" if "/" in (row["budget"] or "") else ""),
             f"{row['n']:,}",
-            _number(row.get("generative_perplexity"), ".2f") + interval,
+            _perplexity(row.get("generative_perplexity")) + interval,
             _number(row["entropy"], ".3f"),
             _number(row["distinct_2"], ".3f"),
             _number(row.get("mauve"), ".3f") + spread,

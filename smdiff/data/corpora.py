@@ -18,15 +18,13 @@ import tokenize
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
 import datasets
 import numpy as np
 
+from smdiff.data.hub import Documents, from_hub, text_set_from_hub
 from smdiff.data.text_sets import TextSet, detokenizer, text_set
 from smdiff.errors import UserError, first_line
-
-Documents: TypeAlias = datasets.Dataset | datasets.IterableDataset
 
 # Documents read from a stream to find held-out ones.
 _STREAM_HELD_OUT = 200
@@ -228,37 +226,18 @@ def _read_files(path: Path, column: str) -> datasets.Dataset:
     return datasets.concatenate_datasets(parts)
 
 
-def from_hub(
-    name: str, streaming: bool = False, revision: str | None = None, held_out: str | None = None
-) -> tuple[Documents, Documents | None]:
-    """Training and own held-out rows, if there are any, of `owner/name` or `owner/name/configuration`.
-
-    Args:
-        held_out: the split of the held-out rows, where another than the usual one is wanted.
-    """
-    parts, repo = name.split("/"), "/".join(name.split("/")[:2])
-    try:
-        splits = datasets.load_dataset(repo, "/".join(parts[2:]) or None, streaming=streaming, revision=revision)
-    except Exception as error:  # network, missing name, gated, malformed: one answer for the user
-        reason = f"no such file or folder here, and not loaded from the hub ({first_line(error)})"
-        fix = "Give a path that exists, or check the name and the network."
-        raise UserError(f"--data {name}", reason, fix) from None
-    train = splits["train"] if "train" in splits else next(iter(splits.values()))
-    return train, next((splits[s] for s in (held_out, "validation", "valid", "test") if s in splits), None)
-
-
-def _named(name: str, of: TextSet, file: str, streaming: bool) -> tuple[Documents, Documents | None]:
+def _named(name: str, of: TextSet, file: str, streaming: bool, scored: bool) -> tuple[Documents, Documents | None]:
     """A text set by name, from the hub or from a file of it: rows of a table, or lines of text."""
     if file:
         path = Path(file).expanduser()
         if not path.exists():
             raise UserError(f"--data {name}={file}", "no such file or folder")
         table = _suffix(path) in _TABLE_SUFFIXES or path.is_dir()
-        lines = None if table else datasets.Dataset.from_dict({"text": _read_text(path).split("\n")})
+        lines = None if table else _lines(_read_text(path), of.line_end)
         found: list[Documents | None] = [lines or _read_files(path, of.column), None]
     else:
         try:
-            rows = from_hub(of.hub, streaming, of.revision, of.split)
+            rows = text_set_from_hub(name, of, streaming, scored)
         except UserError as error:
             fix = f"Give it as a file: --data {name}=FILE (lines of text, jsonl or parquet)."
             raise UserError(f"--data {name}", error.why, fix) from None
@@ -267,6 +246,10 @@ def _named(name: str, of: TextSet, file: str, streaming: bool) -> tuple[Document
     documents, held_out = (t and t.map(lambda row: {"text": undo(row["text"])}) for t in found)
     assert documents is not None
     return _with_text(documents), held_out and _with_text(held_out)
+
+
+def _lines(text: str, end: str) -> datasets.Dataset:
+    return datasets.Dataset.from_dict({"text": [line + end for line in text.split("\n")]})
 
 
 def texts(documents: Documents) -> Iterator[str]:
@@ -335,8 +318,13 @@ def check_spec(spec: str) -> None:
         raise UserError(f"--data {spec}", "no such file or folder")
 
 
-def load_documents(spec: str, column: str = "text", streaming: bool = False) -> tuple[Documents, Documents | None]:
+def load_documents(
+    spec: str, column: str = "text", streaming: bool = False, scored: bool = False
+) -> tuple[Documents, Documents | None]:
     """The documents of `spec`, and the held-out ones where the source has its own split.
+
+    Args:
+        scored: take of a text set on the hub only the split that perplexities are reported on.
 
     Raises:
         UserError: nothing there, unreadable, empty, or without the column.
@@ -346,7 +334,7 @@ def load_documents(spec: str, column: str = "text", streaming: bool = False) -> 
         texts = _BUILT_IN[spec]() if spec in _BUILT_IN else _markov(spec)
         return datasets.Dataset.from_dict({"text": texts}), None
     if not exists(spec) and (named := text_set(spec)) is not None:
-        documents, held_out = _named(spec.partition("=")[0], *named, streaming)
+        documents, held_out = _named(spec.partition("=")[0], *named, streaming, scored)
     elif exists(spec):
         documents, held_out = _with_text(_read_files(Path(spec).expanduser(), column)), None
     else:
@@ -368,17 +356,18 @@ def load_corpus(
     valid_fraction: float = 0.05,
     column: str = "text",
     streaming: bool = False,
+    scored: bool = False,
 ) -> Corpus:
-    """Training and held-out documents of `spec`.
+    """Training and held-out documents of `spec`; for `scored` see `load_documents`.
 
     Held out are the documents of `valid_spec` where given, else the source's own held-out split, else a share.
     """
-    documents, own = load_documents(spec, column, streaming)
+    documents, own = load_documents(spec, column, streaming, scored)
     stream = isinstance(documents, datasets.IterableDataset)
     sha256 = None if stream else hashlib.sha256(b"".join(map(digest, texts(documents)))).hexdigest()
     train, held_out = documents, own
     if valid_spec is not None:
-        other, split = load_documents(valid_spec, column)
+        other, split = load_documents(valid_spec, column, scored=True)
         held_out = split or other
     if held_out is None and stream:
         train = documents.filter(lambda text: _draw(digest(text)) >= valid_fraction, input_columns="text")

@@ -22,6 +22,7 @@ from transformers import PreTrainedTokenizerBase
 
 from smdiff import __version__
 from smdiff.data import corpora
+from smdiff.data.hub import from_hub
 from smdiff.data.packing import pack
 from smdiff.data.prompts import _tokens
 from smdiff.errors import UserError, first_line
@@ -229,7 +230,7 @@ def _table(name: str) -> tuple[datasets.Dataset | None, datasets.Dataset | None]
     if corpora.is_built_in(name):
         return None, None
     if not corpora.exists(name):
-        return corpora.from_hub(name)
+        return from_hub(name)
     tables = corpora.load_tables(Path(name).expanduser())
     try:
         return datasets.concatenate_datasets(tables) if tables else None, None

@@ -134,11 +134,13 @@ class _Evaluation:
         for name in missing:
             generated.refuse(self.models[name], self.config, mine[name], self.length)
         real: dict[str, Arm] = {}
+        alike = len({self.about(name)["vocabulary"] for name in self.names}) == 1
         for name in self.names:
             vocabulary = self.about(name)["vocabulary"]
             if vocabulary not in real:
                 folder = self.store.path / f"real-{vocabulary[:8]}-{self._real_key(n)}"
-                real[vocabulary] = arm = Arm.at(folder, "real text", None, None, vocabulary, n)
+                label = "real text" if alike else f"real text for {Path(name).name}"
+                real[vocabulary] = arm = Arm.at(folder, label, None, None, vocabulary, n)
                 if not arm.samples.records:
                     generated.real_texts(self.parts[0], self.models[name].tokenizer, self.length, arm)
         for name in missing:
@@ -231,13 +233,18 @@ def _judge(option: str, name: str, device: str | None) -> Judge:
     except UserError as error:
         if "cannot judge" in error.what:
             raise UserError(f"{option} {name}", error.why, error.fix) from None
-        files = "config.json, model.safetensors and its tokenizer"
-        fix = f"Fill a folder {Path(name).name} with {files} and give its path, or another causal model's."
+        files, path = "config.json, model.safetensors and its tokenizer", Path(name)
+        fix = f"Fill a folder {path.name} with {files} and give its path, or another causal model's."
+        if path.exists():
+            fix = "Give a causal model: a folder, a .gguf file, or a run of --objective ar."
         raise UserError(f"{option} {name}", error.why, fix) from None
 
 
 def _notes(rows: list[dict[str, Any]]) -> list[str]:
-    if all(row["exact"] for row in rows):
-        return []
-    exact = ", but those of autoregressive models are exact" if any(row["exact"] for row in rows) else ""
-    return [f"perplexities are upper bounds, from the negative ELBO{exact}"]
+    notes = []
+    if not all(row["exact"] for row in rows):
+        exact = ", but those of autoregressive models are exact" if any(row["exact"] for row in rows) else ""
+        notes.append(f"perplexities are upper bounds, from the negative ELBO{exact}")
+    if len({row["vocabulary"] for row in rows}) > 1:
+        notes.append("the models have different tokenizers: of their likelihoods only bits/byte compares")
+    return notes

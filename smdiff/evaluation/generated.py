@@ -241,8 +241,10 @@ class Measures:
         if self._features is None or not self._config.mauve_seeds or arms[0].setting is None:
             return {}
         by, real = self._features, self._real[arms[0].vocabulary]
-        theirs = by.features(_as_read(real.texts(), real, by, self._ends))
-        ours = by.features([x for arm in arms for x in _as_read(arm.texts(), arm, by, self._ends)])
+        mine = [x for arm in arms for x in _as_read(arm.texts(), arm, by, self._ends)]
+        compared = _as_read(real.texts(), real, by, self._ends)
+        with track(f"features for MAUVE: {arms[0].model}", len(mine) + len(compared)) as tracker:
+            theirs, ours = (by.features(some, tracker.advance) for some in (compared, mine))
         if not is_first():  # k-means takes long, and who does not tell the result needs none
             return {}
         found: Mauve = mauve(ours, theirs, self._config.mauve_seeds, self._config.mauve_clusters)

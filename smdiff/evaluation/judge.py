@@ -30,8 +30,11 @@ from smdiff.ranks import gather, is_first, share, turns
 _HUB = {name: f"openai-community/{name}" for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")}
 # Logits that exist at a time.
 _LOGITS_AT_ONCE = {True: 2**26, False: 2**29}
+# Tokens whose hidden states exist at a time; few on a CPU, so that progress shows.
+_STATES_AT_ONCE = {True: 2**11, False: 2**14}
 # Tokens of a model that names no limit.
 _ANY_LENGTH = 1 << 20
+_VOCABULARY = "Put tokenizer.json, or vocab.json and merges.txt, into {}."
 _WORDS = "One text among many others, with some punctuation: 1, 2, 3."
 
 
@@ -83,7 +86,8 @@ class Judge:
             self._tokenizer = open_causal_tokenizer(path, None)
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False, **gguf)
         except UserError as error:
-            raise UserError(f"{name} cannot judge", error.why, f"Its tokenizer belongs into {folder}.") from None
+            fix = error.fix if gguf else _VOCABULARY.format(folder)
+            raise UserError(f"{name} cannot judge", f"no tokenizer: {error.why or error.what}", fix) from None
         except Exception as error:  # configurations check themselves, with errors of many kinds
             raise UserError(f"{name} cannot judge", first_line(error)) from None
         # A tokenizer whose vocabulary is missing opens all the same, and knows nothing.
@@ -91,8 +95,7 @@ class Judge:
         unknown = self._tokenizer.unk_token_id
         if not ids or sum(i == unknown for i in ids) > len(ids) // 2:
             why = "its tokenizer knows no words: a vocabulary file is missing"
-            fix = f"Put tokenizer.json, or vocab.json and merges.txt, into {folder}."
-            raise UserError(f"{name} cannot judge", why, fix)
+            raise UserError(f"{name} cannot judge", why, _VOCABULARY.format(folder))
         if max(self._tokenizer.get_vocab().values()) >= config.vocab_size:
             raise UserError(f"{name} cannot judge", "its tokenizer has ids that the model has not")
         self._context = context_length(config) or _ANY_LENGTH
@@ -184,7 +187,7 @@ class Judge:
             for i, text in enumerate(texts)
         ]
         found: list[Tensor] = [torch.empty(0)] * len(texts)
-        for turn in turns(list(self._batches(windows, 1 << 14))):
+        for turn in turns(list(self._batches(windows, _STATES_AT_ONCE[self._device == "cpu"]))):
             (part, ids, valid), _ = share(turn)
             hidden = self._outputs(ids, valid, False)
             last = hidden[torch.arange(len(part), device=hidden.device), valid.sum(1) - 1].float().cpu()

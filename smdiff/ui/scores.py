@@ -128,7 +128,7 @@ def _curves(axis: Any, rows: Rows, metric: str, names: _Names) -> None:
             **_style(names.colour(points[0]), soft),
         )  # fmt: skip
     for row in real:
-        axis.axhline(scale * row[metric], color="black", linestyle=":", linewidth=1, label="real text")
+        axis.axhline(scale * row[metric], color="black", linestyle=":", linewidth=1, label=row["model"])
     if metric == "generative_perplexity":
         axis.set_yscale("log")
         for place in ("major", "minor"):
