@@ -16,7 +16,7 @@ from smdiff.cli.report import report
 from smdiff.cli.sample import sample
 from smdiff.cli.training import finetune, pretrain
 from smdiff.config import EvalCodeConfig, EvalTextConfig, FinetuneConfig, PretrainConfig, SampleConfig
-from smdiff.errors import UserError
+from smdiff.errors import UserError, said
 from smdiff.ranks import is_first, rank
 
 app = typer.Typer(
@@ -61,6 +61,12 @@ def main(argv: list[str] | None = None) -> int:
         # The reader of our output (head, say) has gone: nothing is left to say to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+    except OSError as error:  # of files that no command looks after: the output's, a library's cache
+        if os.environ.get("SMDIFF_DEBUG"):
+            raise
+        what = f"cannot use {error.filename}" if error.filename else "cannot read or write a file"
+        _one_line(f"error: {what}: {said(error)}. Make room or mend it, and run the same command again")
+        return 1
     except Exception as error:
         if os.environ.get("SMDIFF_DEBUG"):
             raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from smdiff.errors import UserError, first_line, some
+from smdiff.files import read_json
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -32,15 +32,10 @@ def read_object(path: Path) -> dict[str, Any]:
     Raises:
         UserError: missing, or not an object.
     """
-    try:
-        value = json.loads(path.read_text())
-    except OSError as error:
-        raise UserError(f"cannot read {path}", error.strerror or type(error).__name__) from None
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON", str(error)) from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path} is not a JSON object")
-    return value
+    found = read_json(path)
+    if found is None:
+        raise UserError(f"cannot read {path}", "no such file", "Copy the model's folder again.")
+    return found
 
 
 def check_names(wanted: dict[str, Tensor], found: dict[str, Tensor], source: str, fix: str = "") -> None:
