@@ -42,10 +42,10 @@ def _between(row: dict[str, Any], low: str, high: str, form: str, scale: float =
 
 def _change(row: dict[str, Any], form: str, scale: float = 1) -> str:
     """A paired difference with its interval and verdict."""
-    if "difference" not in row:
+    if row.get("difference") is None:
         return "-"
     interval = _between(row, "difference_low", "difference_high", form, scale)
-    return f"{_figure(row, 'difference', form, scale)}{interval} {row['verdict']}"
+    return f"{_figure(row, 'difference', form, scale)}{interval} {row.get('verdict') or ''}".rstrip()
 
 
 def _bound(row: dict[str, Any]) -> dict[str, str]:
@@ -82,7 +82,7 @@ def _generated_cells(row: dict[str, Any], _: list[str]) -> dict[str, str]:
     return {
         "model": row["model"],
         "scheduler": row.get("scheduler") or "-",
-        "kind": kinds[row.get("soft_mask")],
+        "kind": kinds.get(row.get("soft_mask"), "-"),
         "NFE": _figure(row, "nfe", ".0f"),
         "n": _figure(row, "n", ",.0f"),
         "gen. PPL": _figure(row, "generative_perplexity", ".2f") + _between(row, "low", "high", ".2f"),

@@ -51,11 +51,11 @@ def sample(
 
     setup(quiet)
     from smdiff.decoding.generate import check, write
-    from smdiff.models.load import load
+    from smdiff.models.load import load, pinned
 
     check(config)
     viewer = Viewer(show, show_to or _PAGE, history, title=f"{model}, {config.scheduler}")
-    loaded = load(model, config.tokenizer, config.device, config.precision)
+    loaded = load(pinned(model, config.revision), config.tokenizer, config.device, config.precision)
     with viewer:
         texts = write(loaded, config, watch=viewer.watch if viewer.on else None, progress=show != "live")
         samples(texts, json, viewer)

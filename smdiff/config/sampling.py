@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from smdiff.config.options import checked, flag, option
+from smdiff.config.options import REVISION, checked, flag, option
 from smdiff.errors import UserError
 
 MODEL, SOFT = "Model", "Soft-masking"
@@ -85,6 +85,7 @@ class DecodingConfig:
     suppress_eos: int = option(0, "No end-of-text within so many first new tokens", TEXTS, low=0, high=131072)
     batch_size: int = option(16, "Texts written at once; does not change them", TEXTS, low=1, high=100_000)
 
+    revision: str | None = option(None, REVISION, MODEL)
     tokenizer: str | None = option(None, "Folder or hub name, for weights that carry none", MODEL)
     device: str | None = option(None, "cpu, cuda, cuda:1, ...; by default the GPU if there is one", MODEL)
     precision: str = option(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from smdiff.config.options import option
+from smdiff.config.options import REVISION, option
 from smdiff.errors import UserError
 
 DATA, MODEL, ADAPTER, SOFT, OBJECTIVE, OPTIM, RUN = (
@@ -20,6 +20,7 @@ class TrainingConfig:
     presets: ClassVar[str]
     eval_draws: ClassVar[int] = 1
 
+    revision: str | None = option(None, REVISION, MODEL)
     p_sm: float = option(0.8, "Probability that a step makes two passes", SOFT, low=0, high=1)
     k: int = option(3, "Predictions mixed into a mask; 0 mixes the whole vocabulary", SOFT, low=0, high=1000)
     w_s: float = option(0.3, "Start of the scale", SOFT, low=0, high=0.999)

@@ -8,9 +8,7 @@ and a smaller held-out share is part of a larger one. A corpus of a single docum
 from __future__ import annotations
 
 import ast
-import gzip
 import hashlib
-import io
 import os
 import re
 import sysconfig
@@ -24,7 +22,8 @@ import datasets
 import numpy as np
 
 from smdiff.data.text_sets import TextSet, detokenizer, text_set
-from smdiff.errors import UserError, first_line
+from smdiff.errors import UserError, first_line, said
+from smdiff.files import gunzip
 
 Documents: TypeAlias = datasets.Dataset | datasets.IterableDataset
 
@@ -165,13 +164,11 @@ def _suffix(path: Path) -> str:
 def _read_text(path: Path) -> str:
     try:
         raw = path.read_bytes()
-        if path.suffix == ".gz":
-            raw = gzip.GzipFile(fileobj=io.BytesIO(raw)).read()
-        return raw.decode()
+        return (gunzip(raw) if path.suffix == ".gz" else raw).decode()
     except UnicodeDecodeError:
         raise UserError(f"{path} is not UTF-8 text", fix="Convert it, or leave it out of --data.") from None
-    except (OSError, EOFError) as error:
-        raise UserError(f"cannot read {path}", str(error)) from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}", said(error), "Leave it out of --data, or fetch it once more.") from None
 
 
 def exists(spec: str) -> bool:
@@ -203,7 +200,8 @@ def _text_column(table: Documents, column: str, source: str) -> Documents:
     if names is None or column in names:
         kept = table.select_columns([column])
         kept = kept if column == "text" else kept.rename_column(column, "text")
-        kind = getattr((kept.features or {}).get("text"), "dtype", "string")
+        feature = (kept.features or {}).get("text")
+        kind = "string" if feature is None else getattr(feature, "dtype", type(feature).__name__.lower())
         if kind not in ("string", "large_string"):
             raise UserError(
                 f"column {column!r} of {source} is no text", f"it holds {kind}", "Pick one with --text-column."

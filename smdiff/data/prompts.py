@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +10,9 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from smdiff.errors import UserError
+from smdiff.data.templates import render
+from smdiff.errors import UserError, first_line
+from smdiff.files import loads
 
 _SPAN = re.compile(r"<mask(?::(\d+))?>")
 _KINDS = ("prompt", "infill", "messages")
@@ -93,10 +94,11 @@ def chat(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> 
     if not getattr(tokenizer, "chat_template", None):
         raise UserError("--chat", "the model's tokenizer has no chat template", "Use --prompt with the whole text.")
     try:
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        text = render(tokenizer, messages, answer=True)
         shown = messages[-1]["content"]
     except Exception as error:  # templates are programs and raise what they like
-        raise UserError("the chat template refuses the messages", str(error) or type(error).__name__) from None
+        fix = "Mend the messages, or use --prompt with the whole text."
+        raise UserError("the chat template refuses the messages", first_line(error), fix) from None
     return Prompt(shown, _fixed(tokenizer, tokenizer(text, add_special_tokens=False)["input_ids"]), "chat")
 
 
@@ -107,7 +109,7 @@ def end_ids(tokenizer: PreTrainedTokenizerBase, more: int | list[int] | None = N
         mark = "smdiff"
         turn = [{"role": "user", "content": mark}, {"role": "assistant", "content": mark}]
         try:
-            after = tokenizer.apply_chat_template(turn, tokenize=False).rpartition(mark)[2]
+            after = render(tokenizer, turn).rpartition(mark)[2]
         except Exception:  # a template that wants other roles has no turn to find
             after = ""
         following = tokenizer(after, add_special_tokens=False)["input_ids"][:1]
@@ -133,7 +135,7 @@ def _rows(path: Path) -> Iterator[tuple[int, Any]]:
         if not line.strip():
             continue
         try:
-            yield number, json.loads(line)
+            yield number, loads(line)
         except ValueError as error:
             raise UserError(f"{path}, line {number}, is not JSON", str(error)) from None
 

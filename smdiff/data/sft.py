@@ -24,6 +24,7 @@ from smdiff import __version__
 from smdiff.data import corpora
 from smdiff.data.packing import pack
 from smdiff.data.prompts import _tokens
+from smdiff.data.templates import render
 from smdiff.errors import UserError, first_line
 
 # Columns looked for where the user names none; the first found are taken.
@@ -204,8 +205,7 @@ def _pair(values: tuple[Any, ...]) -> list[dict[str, Any]]:
 def _chat_ids(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, Any]]) -> tuple[list[int], int]:
     """Tokens of a conversation in the chat template, and how many come before the response."""
     try:
-        prompt = tokenizer.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
-        whole = tokenizer.apply_chat_template(messages, tokenize=False)
+        prompt, whole = render(tokenizer, messages[:-1], answer=True), render(tokenizer, messages)
     except Exception as error:  # templates are programs and raise what they like
         raise _Unusable(f"the chat template refuses it ({first_line(error)})") from None
     encode = partial(tokenizer, add_special_tokens=False, verbose=False)

@@ -16,7 +16,7 @@ from smdiff.evaluation.likelihood import Part
 from smdiff.evaluation.measures import need_mauve
 from smdiff.evaluation.results import result
 from smdiff.evaluation.store import Store, deliver, interruptible
-from smdiff.models.load import Model, load, weights_digest
+from smdiff.models.load import Model, load, pinned, weights_digest
 from smdiff.ui.console import note, track
 
 _LONGEST = 1024
@@ -179,7 +179,10 @@ def evaluate(models: list[str], config: EvalTextConfig, out: Path | None = None)
         UserError: a model, the judge or the data cannot be used. RunFailed: a file could not be written.
         Interrupted: stopped by a signal, with all scores and texts so far saved.
     """
-    names = list(dict.fromkeys(models))
+    if config.revision is not None and len(models) > 1:
+        why = "there are several models"
+        raise UserError(f"--revision {config.revision}", why, "Write owner/model@revision for each.")
+    names = list(dict.fromkeys(pinned(model, config.revision) for model in models))
     by, features = _judges(config)
     with interruptible() as held:
         work = _Evaluation(names, config, out, held)

@@ -85,8 +85,20 @@ def attach(
         trainable_token_indices=None if train_row is None else {_embedding_name(backbone): [train_row]},
     )
     model = get_peft_model(backbone, config)
-    config.base_model_name_or_path = base
+    name_base(config, base)
     return model
+
+
+def name_base(config: PeftConfig, base: str) -> None:
+    """Say on what an adapter goes: a path, or a hub name with or without @revision, which is peft's own entry."""
+    name, _, revision = (base, "", "") if Path(base).exists() else base.partition("@")
+    config.base_model_name_or_path, config.revision = name, revision or None
+
+
+def base_of(config: PeftConfig) -> str:
+    """What `name_base` said."""
+    name = str(config.base_model_name_or_path)
+    return f"{name}@{config.revision}" if config.revision and not Path(name).expanduser().exists() else name
 
 
 def _embedding_name(backbone: PreTrainedModel) -> str:
@@ -123,7 +135,7 @@ def load(backbone: PreTrainedModel, folder: Path) -> PeftModel:
         model = get_peft_model(backbone, config)
     except ValueError as error:
         raise UserError(f"the adapter in {folder} does not fit its base", first_line(error)) from None
-    config.base_model_name_or_path = read_config(folder).base_model_name_or_path
+    name_base(config, base_of(read_config(folder)))
     restore(model, folder)
     return model
 

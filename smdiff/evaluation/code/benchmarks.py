@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -12,7 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from smdiff.errors import UserError, first_line
+from smdiff.errors import UserError, first_line, said
+from smdiff.files import gunzip, loads, write_whole
 
 TITLES = {"humaneval": "HumanEval", "humaneval+": "HumanEval+", "mbpp": "MBPP", "mbpp+": "MBPP+"}
 _MBPP_TEST = range(11, 511)  # the split that scores are reported on (Austin et al. 2021, section 2)
@@ -63,9 +62,9 @@ class Benchmark:
 def _read(path: Path) -> bytes:
     try:
         raw = path.read_bytes()
-        return gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
-    except (OSError, EOFError) as error:
-        raise UserError(f"cannot read {path}", first_line(error), "Fetch it once more.") from None
+        return gunzip(raw) if raw[:2] == b"\x1f\x8b" else raw
+    except OSError as error:
+        raise UserError(f"cannot read {path}", said(error), "Fetch it once more.") from None
 
 
 def _rows(path: Path, raw: bytes) -> list[dict[str, Any]]:
@@ -77,7 +76,7 @@ def _rows(path: Path, raw: bytes) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for number, line in lines:
         try:
-            found = json.loads(line)
+            found = loads(line)
         except ValueError as error:
             raise UserError(f"{path}, line {number}, is not JSON", str(error), "The file may be cut.") from None
         rows += found if isinstance(found, list) else [found]
@@ -133,10 +132,10 @@ def _plus_file(name: str, release: str, variable: str) -> tuple[Path, str]:
         from urllib.request import urlopen
 
         with urlopen(url, timeout=30) as reply:
-            raw = gzip.decompress(reply.read())
+            raw = gunzip(reply.read())
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(raw)
-    except (OSError, EOFError) as error:
+        write_whole(path, lambda p: p.write_bytes(raw))
+    except OSError as error:
         why = f"{url} cannot be fetched ({first_line(error)})"
         fix = f"Put the unpacked file at {path}, set {variable} to it, or give it with --data {name}.jsonl.gz."
         raise UserError(f"no {name}", why, fix) from None

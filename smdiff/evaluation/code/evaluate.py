@@ -27,7 +27,8 @@ from smdiff.evaluation.code.runner import LEVELS, Limits, RunnerFault, choose
 from smdiff.evaluation.results import result
 from smdiff.evaluation.statistics import paired, pass_at_k, wilson
 from smdiff.evaluation.store import Key, Lines, Store, batches, deliver, interruptible, read_result
-from smdiff.models.load import Model, load, weights_digest
+from smdiff.files import loads
+from smdiff.models.load import Model, load, pinned, weights_digest
 from smdiff.ui.console import note, track
 
 # What may differ between commands that fill one folder: they add to it.
@@ -375,6 +376,7 @@ def evaluate(
         UserError: bad input. RunFailed: a file could not be written, or the runner failed on everything.
         Interrupted: stopped by a signal, with all answers and verdicts so far saved.
     """
+    name = pinned(name, config.revision)
     with interruptible() as held:
         work = _Evaluation(name, config, out, held)
         arms, style = work.arms(), work.style
@@ -435,7 +437,7 @@ def _given(file: Path, benchmark: Benchmark, partial: bool, limit: int | None) -
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = loads(line)
             task_id, solution = str(row["task_id"]), row.get("solution")
             if solution is None:
                 solution = benchmark.tasks[task_id].prompt + row["completion"] if task_id in benchmark.tasks else ""
