@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gzip
 import io
 import json
@@ -14,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from smdiff.errors import UserError, said
+
+# Below a run's folder while its model is being delivered: until it is gone the checkpoints are the model.
+STAGING = ".final"
 
 
 def _finite(value: Any) -> Any:
@@ -32,21 +36,38 @@ def dumps(value: Any, indent: int | None = 2) -> str:
     return json.dumps(_finite(value), indent=indent)
 
 
+def flush(path: Path, forget: bool = False) -> None:
+    """Have the disk hold a file's content, or a folder's entries.
+
+    Args:
+        forget: drop the file from memory too, so that who reads it next reads the disk.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+        if forget and hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems cannot
+            raise
+    finally:
+        os.close(descriptor)
+
+
 @contextlib.contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """A place beside `path` to write to. If all goes well it becomes `path`, which is so there whole or not at all,
-    also after a power failure. A link stays one, and what it leads to is replaced."""
+    and lasts. A link stays one, and what it leads to is replaced."""
     path = Path(os.path.realpath(path))
     beside = path.with_name(f".{path.name}.partial")
     try:
         yield beside
-        with beside.open("rb+") as file:
-            os.fsync(file.fileno())
+        flush(beside)
         os.replace(beside, path)
+        flush(path.parent)
     finally:
         with contextlib.suppress(OSError):  # of a folder that has vanished, say: what went wrong is told already
             beside.unlink(missing_ok=True)
-    flush_folder(path.parent)
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
@@ -67,16 +88,6 @@ def check_writable(option: str, path: Path) -> None:
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         why = f"there is no folder {folder} to write in"
         raise UserError(f"cannot write {option} {path}", why, "Make it, or choose another one.")
-
-
-def flush_folder(folder: Path) -> None:
-    """Bring the names in a folder to the disk, where the file system has a way to."""
-    with contextlib.suppress(OSError):
-        opened = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(opened)
-        finally:
-            os.close(opened)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -66,6 +66,10 @@ class TrainingConfig:
     eval_sequences: int = option(128, "Held-out sequences that training looks at", RUN, low=1, high=10**7)
     save_every: int = option(250, "Steps between two checkpoints", RUN, low=1, high=10**9, run_only=True)
     keep: int = option(2, "Checkpoints kept", RUN, low=1, high=10**6, run_only=True)
+    skip_bad_batches: int = option(
+        0, "Steps with a loss or gradient that is not finite to leave out before stopping", RUN, low=0, high=10**6,
+        run_only=True,
+    )  # fmt: skip
     report_to: str = option("none", "Trackers that transformers knows (wandb, tensorboard, ...)", RUN, run_only=True)
 
     def __post_init__(self) -> None:

@@ -18,7 +18,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from smdiff.data.tokenizers import load_tokenizer, open_tokenizer
 from smdiff.diffusion.soft_mask import SoftMask
 from smdiff.errors import UserError, first_line
-from smdiff.files import run_of
+from smdiff.files import STAGING, run_of
 from smdiff.models import adapters
 from smdiff.models.adapt import Adaptation, adapted, is_gguf, open_causal_tokenizer
 from smdiff.models.causal import SHIFT, is_causal, load_causal
@@ -140,7 +140,7 @@ def weights_digest(name: str) -> str:
     path, digest = local_path(name), hashlib.sha256()
     files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.suffix in (".safetensors", ".json"))
     for file in files:
-        if file.name in ("result.json", "run.json"):
+        if file.name in ("result.json", "run.json", "lock.json"):
             continue
         size = file.stat().st_size
         digest.update(f"{file.name} {size} ".encode())
@@ -176,7 +176,7 @@ def read_checkpoint(name: str, heads: int | None = None) -> Checkpoint:
         return read_mdlm(path, heads)
     if is_adapter(path):
         raise UserError(f"{name} is an adapter", fix="Give its merged folder (smdiff finetune --merge).")
-    if _is_dit(path):
+    if _is_dit(path) and not (path / STAGING).exists():
         return _read_run(path)
     latest = get_last_checkpoint(path / "checkpoints") if (path / "checkpoints").is_dir() else None
     if latest is not None:
@@ -340,7 +340,8 @@ def is_causal_model(path: Path) -> bool:
 
 def _unfinished(path: Path) -> Path | None:
     """The last checkpoint of a run that has delivered nothing yet."""
-    if not (path / "checkpoints").is_dir() or (path / "config.json").exists() or is_adapter(path):
+    delivered = ((path / "config.json").exists() or is_adapter(path)) and not (path / STAGING).exists()
+    if not (path / "checkpoints").is_dir() or delivered:
         return None
     latest = get_last_checkpoint(path / "checkpoints")
     return None if latest is None else Path(latest)

@@ -11,6 +11,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from smdiff.files import dumps, write_whole
+from smdiff.lock import check_held
 from smdiff.training.ema import Ema
 from smdiff.ui.console import Tracker
 
@@ -29,11 +30,13 @@ class Average(TrainerCallback):
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The records of a metrics.jsonl; a line cut by a kill is left out."""
     records = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
         try:
-            records.append(json.loads(line))
-        except ValueError:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
             continue
+        if isinstance(record, dict) and isinstance(record.get("step"), int):
+            records.append(record)
     return records
 
 
@@ -51,7 +54,7 @@ class Metrics(TrainerCallback):
             return
         kept = [r for r in read_metrics(self.path) if r["step"] <= state.global_step]
         write_whole(self.path, lambda p: p.write_text("".join(dumps(r, None) + "\n" for r in kept)))
-        self._before = max((r["seconds"] for r in kept), default=0.0)
+        self._before = max((r.get("seconds", 0.0) for r in kept), default=0.0)
         self._start = time.monotonic()
 
     def on_log(
@@ -62,6 +65,7 @@ class Metrics(TrainerCallback):
             return
         record = {"step": state.global_step, **logs, "seconds": round(self.seconds, 3)}
         record.pop("epoch", None)
+        check_held(self.path.parent)
         with self.path.open("a") as file:
             file.write(dumps(record, None) + "\n")
 

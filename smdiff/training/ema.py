@@ -18,16 +18,23 @@ class Ema:
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
-        self.decay, self.updates = decay, 0
+        self.decay, self.updates, self._paused = decay, 0, False
         self._live = {n: p for n, p in module.named_parameters() if p.requires_grad}
         self.average: dict[str, Tensor] = {n: p.detach().clone() for n, p in self._live.items()}
 
     @torch.no_grad()
     def update(self) -> None:
         """Take in the parameters as they are now."""
+        if self._paused:
+            self._paused = False
+            return
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         torch._foreach_lerp_(list(self.average.values()), list(self._live.values()), 1 - decay)
+
+    def pause(self) -> None:
+        """Leave out the next update: the step made none."""
+        self._paused = True
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -48,7 +55,7 @@ class Ema:
         save_file(self.average, path, metadata={"updates": str(self.updates), "format": "pt"})
 
     def load(self, path: Path, updates: int) -> None:
-        """Read them back; the number of updates is the optimiser's step."""
+        """Read them back; the number of updates is that of the optimiser's steps."""
         for name, tensor in load_file(path).items():
             self.average[name].copy_(tensor)
         self.updates = updates

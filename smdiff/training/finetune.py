@@ -19,6 +19,8 @@ from smdiff.data.sft import Format, Source, check_sources, load_sources
 from smdiff.diffusion.objective import objective
 from smdiff.errors import RunFailed, UserError, first_line
 from smdiff.evaluation.text import HeldOut
+from smdiff.files import flush
+from smdiff.lock import check_held, locked
 from smdiff.models import adapters
 from smdiff.models.adapt import Adaptation
 from smdiff.models.causal import four_bits
@@ -241,7 +243,12 @@ def _write_merged(folder: Path) -> None:
     try:
         merged(model.denoiser).save(beside)
         model.tokenizer.save_pretrained(beside)
+        for file in beside.iterdir():
+            flush(file)
+        flush(beside)
+        check_held(folder)
         os.replace(beside, target)
+        flush(folder)
     except (OSError, SafetensorError) as error:
         raise RunFailed(f"cannot write {target}", first_line(error), "Make room and run it again.") from None
     note(f"all weights: {target}")
@@ -256,10 +263,14 @@ def finetune(resolved: Resolved[FinetuneConfig]) -> dict[str, Any]:
     """
     config = resolved.config
     folder = open_folder("finetune", config)
-    if (result := folder.result()) is not None:
+    result = folder.result()
+    if result is not None:
         note(f"{folder.path} is finished: this is its result")
-    else:
-        result = run("finetune", config, prepare(resolved))
-    if config.merge and is_first():
-        _write_merged(folder.path)
+        if not config.merge or (folder.path / _MERGED).exists():
+            return result
+    with locked(folder.path):
+        if result is None:
+            result = run("finetune", config, prepare(resolved))
+        if config.merge and is_first():
+            _write_merged(folder.path)
     return result

@@ -20,6 +20,7 @@ from smdiff.data.tokenizers import load_tokenizer, make_tokenizer
 from smdiff.diffusion.objective import objective
 from smdiff.errors import UserError
 from smdiff.evaluation.text import HeldOut
+from smdiff.lock import locked
 from smdiff.models.denoiser import Denoiser
 from smdiff.models.dit import DiT, DiTConfig
 from smdiff.models.load import read_checkpoint, read_tokenizer
@@ -173,4 +174,5 @@ def pretrain(resolved: Resolved[PretrainConfig]) -> dict[str, Any]:
     if (done := folder.result()) is not None:
         note(f"{folder.path} is finished: this is its result")
         return done
-    return run("pretrain", resolved.config, prepare(resolved))
+    with locked(folder.path):
+        return run("pretrain", resolved.config, prepare(resolved))

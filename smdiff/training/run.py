@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,24 +10,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_callback import PrinterCallback
-from transformers.trainer_utils import get_last_checkpoint
 
 from smdiff.config import TrainingConfig, as_dict, fingerprint, identity
 from smdiff.diffusion.noise import draw_step
 from smdiff.diffusion.objective import Objective
 from smdiff.diffusion.soft_mask import SoftMask
-from smdiff.errors import Interrupted, RunFailed, UserError
+from smdiff.errors import Interrupted, RunFailed, UserError, first_line
 from smdiff.evaluation.results import result
 from smdiff.evaluation.text import HeldOut
 from smdiff.files import read_json, run_of
 from smdiff.models.denoiser import Denoiser
 from smdiff.ranks import is_first
 from smdiff.training.callbacks import Average, Metrics, ProgressLine, StopOnSignal, read_metrics
+from smdiff.training.checkpoints import Checkpoints, deliver
 from smdiff.training.run_folder import RunFolder
 from smdiff.training.trainer import SoftMaskTrainer, training_arguments
 from smdiff.ui.console import note, track
@@ -146,11 +146,13 @@ def _claim(config: TrainingConfig, prepared: Prepared) -> None:
     """Take the run's folder, and put the tokenizer there, so that an unfinished run can be sampled from too."""
     trained = sum(p.numel() for p in prepared.denoiser.parameters() if p.requires_grad)
     # Weights, averages and Adam's two moments, for each checkpoint kept and the one being written.
-    there = len(list(prepared.folder.checkpoints.glob("checkpoint-*")))
+    there = len(Checkpoints(prepared.folder.checkpoints, config.keep).all())
     size = 4 * 4 * trained * max(1, config.keep + 1 - there) + 10_000_000
     prepared.folder.claim(prepared.facts, size)
+    if (prepared.folder.path / "tokenizer_config.json").exists():
+        return
     try:
-        prepared.tokenizer.save_pretrained(prepared.folder.path)
+        deliver(prepared.folder.path, lambda p: prepared.tokenizer.save_pretrained(p), last="tokenizer_config.json")
     except OSError as error:
         raise UserError(f"cannot write to --out {prepared.folder.path}", error.strerror or str(error)) from None
 
@@ -174,12 +176,15 @@ def _summary(
             "forward_passes": trainer.forward_passes,
             "seconds": seconds,
             "tokens_per_second": tokens / seconds if seconds else None,
+            "skipped": trainer.bad_batches.skipped,
         },
         valid={"sequences": len(prepared.valid), "draws": _FINAL_DRAWS, "times": [low, high]}
         | trainer.score(draws=_FINAL_DRAWS),
         soft_mask=None if soft_mask is None else {"k": soft_mask.k, **soft_mask.values()},
         notes=[],
     )
+    if skipped := trainer.bad_batches.skipped:
+        summary["notes"].append(f"{len(skipped)} steps were left out, as their loss or gradient was not finite")
     if soft_mask is not None and (w_s := soft_mask.values()["w_s"]) < _OFF:
         summary["notes"].append(
             f"soft-masking stayed off: w_s ended at {w_s:.4f}, so the model is binary in effect; "
@@ -199,18 +204,20 @@ def run(command: str, config: TrainingConfig, prepared: Prepared) -> dict[str, A
         _claim(config, prepared)
     cuda = torch.cuda.is_available()
     average, metrics, stop = Average(), Metrics(prepared.folder.metrics), StopOnSignal()
-    latest = None
-    if prepared.folder.checkpoints.is_dir():
-        latest = get_last_checkpoint(prepared.folder.checkpoints)
-        if latest is not None:
-            note(f"continuing from {latest}")
-    done_steps = int(latest.rsplit("-", 1)[1]) if latest else 0
+    arguments = training_arguments(config, prepared.folder.checkpoints, cuda)
+    checkpoints = Checkpoints(prepared.folder.checkpoints, config.keep)
+    # One process looks for all: on a shared file system two might see different files.
+    latest = broadcast_object_list([checkpoints.newest() if is_first() else None])[0]
+    if latest is not None:
+        note(f"continuing from {latest}")
+    done_steps = int(latest.name.split("-")[1]) if latest else 0
     with stop, track("training", config.total_steps, done_steps) as tracker:
         progress = ProgressLine(tracker)
         trainer = SoftMaskTrainer(
             prepared.denoiser,
             config,
-            training_arguments(config, prepared.folder.checkpoints, cuda),
+            arguments,
+            checkpoints=checkpoints,
             objective=prepared.objective,
             train_dataset=prepared.train,
             collate=prepared.collate,
@@ -223,7 +230,7 @@ def run(command: str, config: TrainingConfig, prepared: Prepared) -> dict[str, A
         trainer.remove_callback(PrinterCallback)
         average.ema, progress.trainer = trainer.ema, trainer
         try:
-            trainer.train(resume_from_checkpoint=latest)
+            trainer.train(resume_from_checkpoint=None if latest is None else str(latest))
             if stop.stopped and trainer.state.global_step < config.total_steps:
                 raise Interrupted(
                     f"stopped at step {trainer.state.global_step} of {config.total_steps}",
@@ -253,11 +260,13 @@ def _explained(error: Exception, config: TrainingConfig, prepared: Prepared, tra
             f"a micro-batch is {config.batch_size // config.accumulation} sequences of up to {prepared.length}",
             "Raise --accumulation, or lower --batch-size or the length.",
         )
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
-    if full or isinstance(error, SafetensorError):
-        reason = getattr(error, "strerror", None) or str(error)
-        go_on = "Make room and run the same command to go on from the last checkpoint."
-        return RunFailed(f"cannot write to {prepared.folder.path} at step {step}", reason, go_on)
+    if isinstance(error, OSError | SafetensorError) and not isinstance(error, BrokenPipeError):
+        reason = getattr(error, "strerror", None) or first_line(error)
+        where = getattr(error, "filename", None)
+        go_on = "Make room, or mend what it is, and run the same command to go on from the last checkpoint."
+        return RunFailed(
+            f"stopped at step {step} of {prepared.folder.path}", f"{reason} ({where})" if where else reason, go_on
+        )
     return error
 
 

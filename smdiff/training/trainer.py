@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+import pickle
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,24 +13,24 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase, Trainer, TrainerControl, TrainingArguments
-from transformers.trainer_utils import rotate_checkpoints
+from transformers import PreTrainedTokenizerBase, Trainer, TrainerControl, TrainerState, TrainingArguments
 
 from smdiff.config import TrainingConfig
 from smdiff.diffusion.noise import draw_step
 from smdiff.diffusion.objective import Objective
 from smdiff.errors import RunFailed, UserError, first_line
 from smdiff.evaluation.text import HeldOut, Mean, elbo
-from smdiff.files import read_json, write_json
+from smdiff.files import write_json
 from smdiff.models.denoiser import Denoiser
 from smdiff.models.load import restore
 from smdiff.models.weights import read_object
 from smdiff.ranks import ranks
+from smdiff.training.bad_batches import BadBatches
+from smdiff.training.checkpoints import PARTIAL, Best, Checkpoints, deliver
 from smdiff.training.ema import Ema
 
 # A time from which on the average over t is the ELBO's.
 _NEARLY_0 = 0.01
-_PARTIAL = ".partial"
 
 
 class SoftMaskTrainer(Trainer):
@@ -41,6 +40,7 @@ class SoftMaskTrainer(Trainer):
         denoiser: the model; its three scalars, if any, form an optimiser group of their own.
         config: the run's configuration.
         args: the Trainer's, made by `training_arguments`.
+        checkpoints: those of the run.
         objective: what is minimised.
         train_dataset: rows in training order.
         collate: rows as a batch of input_ids (B, L), and for responses maskable (B, L) and maybe valid (B, L).
@@ -59,6 +59,7 @@ class SoftMaskTrainer(Trainer):
         config: TrainingConfig,
         args: TrainingArguments,
         *,
+        checkpoints: Checkpoints,
         objective: Objective,
         train_dataset: torch.utils.data.Dataset,
         collate: Callable[[list[Any]], dict[str, Tensor]],
@@ -78,12 +79,13 @@ class SoftMaskTrainer(Trainer):
             callbacks=callbacks,
         )
         self.denoiser, self.config, self.valid, self.length, self.stream = denoiser, config, valid, length, stream
-        self.objective = objective
+        self.objective, self.checkpoints = objective, checkpoints
         self.ema = Ema(denoiser.backbone, config.ema) if config.ema else None
         self.best = Best(Path(args.output_dir) / "best") if config.deliver_best else None
         self.loss_is_scaled_for_ga = True  # compute_loss divides by the whole batch
         self.tokens_seen = self.forward_passes = 0
         self.evaluated = -1  # the step of the last look at held-out data
+        self.bad_batches = BadBatches(config.skip_bad_batches)
         self._micro_batch = (-1, 0)
         self._saving = False
 
@@ -141,24 +143,20 @@ class SoftMaskTrainer(Trainer):
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         loss = super().training_step(model, inputs, num_items_in_batch)
-        self._check_finite("loss", loss)
-        return loss
+        return self.bad_batches.see(inputs["input_ids"], loss)
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """The norm, looked at before the optimiser's step: no NaN reaches the weights, and so none a checkpoint."""
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
-        self._check_finite("gradient norm", torch.as_tensor(norm))
+        if (bad := self.bad_batches.judge(norm, self.state.global_step + 1, self.accelerator)) is not None:
+            saved = self.checkpoints.all()
+            self.bad_batches.skip(bad, f"last good checkpoint: {saved[0] if saved else 'none yet'}")
+            # AdamW leaves a weight without a gradient as it is, its moments included.
+            model.zero_grad(set_to_none=True)
+            if self.ema is not None:
+                self.ema.pause()
+            self.log(bad.record())
         return norm
-
-    def _check_finite(self, what: str, value: Tensor) -> None:
-        """Stop before a NaN reaches the weights, and so before it reaches a checkpoint."""
-        if torch.isfinite(value):
-            return
-        saved = sorted(Path(self.args.output_dir).glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
-        raise RunFailed(
-            f"the {what} is {float(value)} at step {self.state.global_step + 1}",
-            f"last good checkpoint: {saved[-1] if saved else 'none yet'}",
-            "Lower --lr or --clip, or use --precision fp32, in a new --out with --init.",
-        )
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW in two groups: the backbone, and the three scalars without weight decay (paper, section 3.3)."""
@@ -223,18 +221,14 @@ class SoftMaskTrainer(Trainer):
             restore(self.denoiser, best.folder)
             self.ema = None  # what was kept are averages already
         if self.args.should_save:
-            staging = folder / ".final"
-            shutil.rmtree(staging, ignore_errors=True)
-            self._write_result(staging)
-            for file in staging.iterdir():
-                os.replace(file, folder / file.name)
-            staging.rmdir()
+            deliver(folder, self._write_result)
         self.accelerator.wait_for_everyone()
         return step
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add what soft-masking needs to be seen: the scalars, their learning rate, the passes made."""
         if "loss" in logs:
+            logs["loss"] = self.bad_batches.mean(logs["loss"], self.state.global_step)
             logs |= {"tokens": self.tokens_seen, "forward_passes": self.forward_passes}
             if self.denoiser.soft_mask is not None and self.optimizer is not None:
                 logs |= self.denoiser.soft_mask.values()
@@ -244,32 +238,31 @@ class SoftMaskTrainer(Trainer):
     # Checkpoints
 
     def _get_output_dir(self, trial: Any = None) -> str:
-        return os.path.join(self.args.output_dir, _PARTIAL) if self._saving else self.args.output_dir
+        return os.path.join(self.args.output_dir, PARTIAL) if self._saving else self.args.output_dir
 
     def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
         """Write a checkpoint aside and move it in place whole; only then are older ones dropped."""
-        partial = Path(self.args.output_dir) / _PARTIAL
         name = f"checkpoint-{self.state.global_step}"
         self._saving = True
         try:
+            if self.args.should_save:
+                self.checkpoints.begin()
+            self.accelerator.wait_for_everyone()
             super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()
-            if self.args.should_save and not (Path(self.args.output_dir) / name).exists():
-                os.replace(partial / name, Path(self.args.output_dir) / name)
+            if self.args.should_save:
+                self.checkpoints.place(name)
         except (OSError, RuntimeError, SafetensorError) as error:
-            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
             raise RunFailed(
-                f"cannot save {self.args.output_dir}/{name}", reason,
+                f"cannot save {self.args.output_dir}/{name}", getattr(error, "strerror", None) or first_line(error),
                 "Earlier checkpoints are whole: make room and run the same command to go on.",
             ) from None  # fmt: skip
         finally:
             self._saving = False
             if self.args.should_save:
-                shutil.rmtree(partial, ignore_errors=True)
+                self.checkpoints.clear()
         if self.args.should_save:
-            rotate_checkpoints(
-                output_dir=self.args.output_dir, save_total_limit=self.args.save_total_limit, use_mtime=True
-            )
+            self.checkpoints.rotate()
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """The model as a run folder: weights, averages, scalars, counters. The tokenizer is in the run's own folder."""
@@ -278,54 +271,45 @@ class SoftMaskTrainer(Trainer):
         self.denoiser.save(folder)
         if self.ema is not None:
             self.ema.save(folder / "ema.safetensors")
-        counters = {"tokens": self.tokens_seen, "forward_passes": self.forward_passes}
-        (folder / "counters.json").write_text(json.dumps(counters))
+        counters = {"tokens": self.tokens_seen, "forward_passes": self.forward_passes, "evaluated": self.evaluated}
+        write_json(folder / "counters.json", counters | {"skipped": self.bad_batches.skipped})
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """The inverse of `_save`."""
         folder = Path(resume_from_checkpoint)
-        restore(self.denoiser, folder)
-        if self.ema is not None:
-            step = int(read_object(folder / "trainer_state.json")["global_step"])
-            self.ema.load(folder / "ema.safetensors", updates=step)
-        counters = read_object(folder / "counters.json")
-        self.tokens_seen, self.forward_passes = counters["tokens"], counters["forward_passes"]
+        with _reading(folder):
+            counters = read_object(folder / "counters.json")
+            step = int(TrainerState.load_from_json(str(folder / "trainer_state.json")).global_step)
+            self.tokens_seen, self.forward_passes = int(counters["tokens"]), int(counters["forward_passes"])
+            self.evaluated = int(counters.get("evaluated", -1))
+            self.bad_batches.skipped = list(counters.get("skipped", []))
+            restore(self.denoiser, folder)
+            if self.ema is not None:
+                self.ema.load(folder / "ema.safetensors", updates=step - len(self.bad_batches.skipped))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with _reading(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with _reading(checkpoint):
+            super()._load_rng_state(checkpoint)
 
 
-class Best:
-    """The weights with the lowest held-out loss so far, in a folder of their own.
-
-    Attributes:
-        step: when they were found; None before the first.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        if not folder.exists() and (self._beside / "best.json").exists():  # stopped between the last two steps of offer
-            os.replace(self._beside, folder)
-        stored = read_json(folder / "best.json") or {}
-        self.step: int | None = stored.get("step")
-        self.nll = float(stored.get("nll", "inf"))
-
-    @property
-    def _beside(self) -> Path:
-        return self.folder.with_name(_PARTIAL + "-best")
-
-    def offer(self, step: int, nll: float, write: Callable[[Path], None]) -> None:
-        """Keep the weights that `write` writes if their loss is the lowest."""
-        if not nll < self.nll:
-            return
-        beside = self._beside
-        shutil.rmtree(beside, ignore_errors=True)
-        try:
-            beside.mkdir(parents=True)
-            write(beside)
-            write_json(beside / "best.json", {"step": step, "nll": nll})
-            shutil.rmtree(self.folder, ignore_errors=True)
-            os.replace(beside, self.folder)
-        except (OSError, SafetensorError) as error:
-            raise RunFailed(f"cannot save {self.folder}", first_line(error), "Make room and run it again.") from None
-        self.step, self.nll = step, nll
+@contextmanager
+def _reading(checkpoint: str | Path | None) -> Iterator[None]:
+    """A file that is not what a checkpoint holds, told in one line. No code in it runs: they are loaded as weights."""
+    try:
+        yield
+    except (UserError, torch.OutOfMemoryError):
+        raise
+    except (pickle.UnpicklingError, OSError, EOFError, LookupError, RuntimeError, TypeError, ValueError,
+            AttributeError, SafetensorError) as error:  # fmt: skip
+        reason = first_line(error)
+        if isinstance(error, pickle.UnpicklingError):
+            reason = "one of its files holds objects other than tensors and numbers, which are never loaded"
+        fix = "Remove that folder to go on from an earlier checkpoint."
+        raise UserError(f"cannot go on from {checkpoint}", reason, fix) from None
 
 
 def bf16(precision: str) -> bool:

@@ -1,102 +1,98 @@
-"""Trouble at the n-th thing that a process does to the files of a folder: an error, or its death."""
+"""Ends the process, or makes it fail, at its n-th file operation below a folder.
+
+Python's own operations are seen by an audit hook (opening for writing, mkdir, rename, remove, rmdir); fsync and what
+torch and safetensors write from C++ and Rust by wrappers around their calls.
+"""
 
 from __future__ import annotations
 
-import builtins
 import errno
-import io
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
-_OPEN = builtins.open
+import safetensors.torch
+import torch
+
+_AUDITED = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir"}
+_MAKES_ROOM = {"os.remove", "os.rmdir"}
 
 
 class Faults:
-    """Counts what changes files below `folder`: writes, flushes, moves, new folders.
+    """Counts the operations of this process.
 
     Args:
-        at: number of the one that goes wrong, from 1; 0 for none.
-        kill: die of SIGKILL there, after half of a write, instead of an error about a full disk.
-        skip: names of files that do not count.
+        folder: where operations count.
+        at: the operation, from 1, that does not happen; 0 for none.
+        how: "kill" ends the process there; "cut" does so after half of a file that torch or safetensors write;
+            "once" makes that operation fail, "full" that one and all later ones, as on a full disk.
+        error: with which errno operations fail.
     """
 
-    def __init__(self, folder: Path, at: int = 0, kill: bool = False, skip: tuple[str, ...] = ()) -> None:
-        self.count, self._folder, self._at, self._kill, self._skip = 0, folder.resolve(), at, kill, skip
+    active: Faults | None = None
 
-    def counts(self, path: Path) -> bool:
-        path = Path(os.path.abspath(path))
-        return path.is_relative_to(self._folder) and path.name not in self._skip
+    def __init__(self, folder: Path, at: int = 0, how: str = "kill", error: int = errno.ENOSPC) -> None:
+        self.folder, self.at, self.how, self.error = str(folder.absolute()), at, how, error
+        self.seen: list[str] = []
 
-    def step(self, path: Path) -> bool:
-        """Whether the thing that is about to be done to `path` goes wrong."""
-        if not self.counts(path):
+    def _below(self, path: Any, descriptor: int) -> bool:
+        try:
+            path = os.fsdecode(path)
+        except TypeError:
             return False
-        self.count += 1
-        return self.count == self._at
+        return descriptor not in (-1, None) or os.path.abspath(path).startswith(self.folder)
 
-    def fail(self, path: Path) -> None:
-        if self._kill:
+    def audit(self, event: str, arguments: tuple) -> None:
+        if event not in _AUDITED:
+            return
+        if event == "open":
+            path, _, flags = arguments
+            if not flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) or not self._below(path, -1):
+                return
+        else:
+            descriptor = -1 if event == "os.rename" else arguments[-1]
+            path = arguments[1] if event == "os.rename" else arguments[0]
+            if not self._below(path, descriptor):
+                return
+        self.happen(event, path)
+
+    def happen(self, event: str, path: Any, write: Callable[[], None] | None = None) -> None:
+        self.seen.append(f"{event} {os.fsdecode(path) if isinstance(path, str | bytes | Path) else path}")
+        if not self.at or len(self.seen) < self.at:
+            return
+        if self.how in ("kill", "cut"):
+            if self.how == "cut" and write is not None:
+                write()
+                os.truncate(path, os.path.getsize(path) // 2)
             os.kill(os.getpid(), signal.SIGKILL)
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-
-    def check(self, path: Path) -> None:
-        if self.step(path):
-            self.fail(path)
+        room = event in _MAKES_ROOM and self.error == errno.ENOSPC
+        if not room and (len(self.seen) == self.at or self.how == "full"):
+            raise OSError(self.error, os.strerror(self.error), str(path))
 
 
-def _path_of(descriptor: int) -> Path:
-    return Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+def _audit(event: str, arguments: tuple) -> None:
+    if Faults.active is not None:
+        Faults.active.audit(event, arguments)
 
 
-def _opener(faults: Faults) -> Any:
-    class Faulty(io.FileIO):
-        def write(self, data: Any) -> int:
-            path = _path_of(self.fileno())
-            if faults.step(path):
-                super().write(bytes(data)[: len(data) // 2])
-                faults.fail(path)
-            return super().write(data)
+def _wrap(module: Any, name: str, path_at: int) -> None:
+    original = getattr(module, name)
 
-    def opened(file: Any, mode: str = "r", buffering: int = -1, *rest: Any, **more: Any) -> Any:
-        if not set(mode) & set("wax+") or not faults.counts(_path_of(file) if isinstance(file, int) else Path(file)):
-            return _OPEN(file, mode, buffering, *rest, **more)
-        raw = Faulty(file, mode.replace("b", "").replace("t", ""))
-        if buffering == 0:
-            return raw
-        buffered = io.BufferedRandom(raw) if "+" in mode else io.BufferedWriter(raw)
-        return buffered if "b" in mode else io.TextIOWrapper(buffered, *rest, **more)
+    def wrapped(*arguments: Any, **options: Any) -> Any:
+        path = arguments[path_at]
+        if Faults.active is not None and (isinstance(path, int) or Faults.active._below(path, -1)):
+            Faults.active.happen(name, path, lambda: original(*arguments, **options))
+        return original(*arguments, **options)
 
-    return opened
+    setattr(module, name, wrapped)
 
 
-@contextmanager
-def injected(faults: Faults) -> Iterator[Faults]:
-    """Let `faults` happen while the block runs."""
-
-    def before(name: str, target: Any) -> Any:
-        real = getattr(os, name)
-
-        def patched(*arguments: Any, **more: Any) -> Any:
-            path = target(*arguments)
-            # A folder's own flush is a courtesy, which not every file system knows.
-            if path is not None and not (name == "fsync" and path.is_dir()):
-                faults.check(path)
-            return real(*arguments, **more)
-
-        return mock.patch.object(os, name, patched)
-
-    opened = _opener(faults)
-    with (
-        mock.patch.object(builtins, "open", opened),
-        mock.patch.object(io, "open", opened),
-        before("replace", lambda source, to: Path(to)),
-        before("mkdir", lambda path, *mode: None if os.path.exists(path) else Path(path)),
-        before("fsync", _path_of),
-        before("pwrite", lambda descriptor, *rest: _path_of(descriptor)),
-    ):
-        yield faults
+def install() -> None:
+    """Watch this process, for as long as it lives; `Faults.active` says for what."""
+    sys.addaudithook(_audit)
+    _wrap(os, "fsync", 0)
+    _wrap(torch, "save", 1)
+    _wrap(safetensors.torch, "serialize_file", 1)

@@ -24,7 +24,7 @@ import smdiff.evaluation.code.evaluate
 import smdiff.evaluation.evaluate_text  # noqa: F401
 from smdiff.cli import main
 from tests.torture.evaluations import World, check_files, leftovers, outcome
-from tests.torture.faults import Faults, injected
+from tests.torture.write_faults import Faults, injected
 
 KINDS = ("eval-code", "eval-text")
 
