@@ -15,7 +15,7 @@ import jinja2
 from transformers import PreTrainedTokenizerBase
 
 # Lines of the compiled template that are run, bytes that it takes, characters that it writes.
-_LINES, _BYTES, _CHARACTERS = 1_000_000, 2 << 30, 50_000_000
+_LINES, _BYTES, _CHARACTERS = 1_000_000, 256 << 20, 50_000_000
 _STATM = Path("/proc/self/statm")
 
 

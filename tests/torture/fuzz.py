@@ -12,6 +12,7 @@ import dataclasses
 import io
 import json
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -45,6 +46,7 @@ from smdiff.evaluation.code.benchmarks import load_benchmark
 from smdiff.evaluation.code.evaluate import _given
 from smdiff.evaluation.store import Lines
 from smdiff.models.load import load, read_soft_mask
+from smdiff.training.checkpoints import MANIFEST, flaw, seal
 from tests.torture.evaluations import World
 
 # A case that takes longer hangs.
@@ -328,6 +330,32 @@ def _index(folder: Path) -> st.SearchStrategy:
     return indices | json_files(config).map(lambda raw: ("config.json", raw))
 
 
+def _sealed(folder: Path) -> Path:
+    """A checkpoint's folder with its manifest."""
+    whole = folder / "checkpoint"
+    (whole / "part").mkdir(parents=True)
+    _put(whole, "model.safetensors", bytes(range(100)))
+    _put(whole / "part", "state.json", b"{}")
+    seal(whole)
+    return whole
+
+
+def _manifest(sealed: Path, case: tuple[str, bytes], folder: Path) -> None:
+    copied = Path(shutil.copytree(sealed, folder / "copy"))
+    _put(copied, *case)
+    said = flaw(copied)
+    whole = sealed / case[0]
+    if case[0] != MANIFEST and not (whole.exists() and whole.read_bytes() == (copied / case[0]).read_bytes()):
+        assert said, "a changed file is taken for whole"
+
+
+def _in_checkpoint(sealed: Path) -> st.SearchStrategy:
+    names = ("model.safetensors", "part/state.json", "extra.json", MANIFEST)
+    stored = {name: (sealed / name).read_bytes() if (sealed / name).exists() else b"{}" for name in names}
+    files = st.sampled_from(names).flatmap(lambda n: st.tuples(st.just(n), spoilt(stored[n])))
+    return files | st.tuples(st.just(MANIFEST), json_files(json.loads(stored[MANIFEST])))
+
+
 _INFILL = st.lists(
     st.one_of(
         st.sampled_from(["<mask>", "<mask:3>", "<mask:0>", "<mask:99999999999>", "<mask:", "<|mask|>", ">"]), _TEXT
@@ -394,6 +422,7 @@ TARGETS = {
         | st.tuples(st.just("transparency_config.json"), json_files(_PAPER)), _soft_mask),
     "weights": Target(_weights, lambda models, case, folder: _open(_linked(models / "one", folder, case)), _models),
     "index": Target(_index, lambda models, case, folder: _open(_linked(models / "shards", folder, case)), _models),
+    "manifest": Target(_in_checkpoint, _manifest, _sealed),
     "infill": Target(lambda _: st.tuples(_INFILL, json_lines({"prompt": "a"}, {"infill": "a<mask>"}, _CHAT)), _infill,
                      _chat_tokenizer),
     "command": Target(_arguments, _line),

@@ -15,8 +15,8 @@ from smdiff.evaluation import store
 from smdiff.evaluation.store import Lines, Store
 from smdiff.files import write_whole
 from tests.torture.evaluations import World, check_files, leftovers, outcome
-from tests.torture.write_faults import Faults, injected
 from tests.torture.kill_evaluations import KINDS, ended, start, torture
+from tests.torture.write_faults import Faults, injected
 
 LOCK = "lock.json"
 
