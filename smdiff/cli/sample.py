@@ -45,7 +45,9 @@ def sample(
     if show is not None and show not in _SHOWS:
         raise UserError(f"--show {show}", "no such view", nearest(show, _SHOWS))
     if show_to is not None and show != "html":
-        raise UserError(f"--show-to {show_to} has no effect", "it is the file of --show html")
+        raise UserError(
+            f"--show-to {show_to} has no effect", "it is the file of --show html", fix="Give --show html too."
+        )
 
     from smdiff.cli.render import Viewer, samples, setup
 

@@ -123,7 +123,7 @@ def checked(config: type, name: str, value: Any, source: str) -> Any:
         if rule["high"] is not None:
             limits.append((value <= rule["high"], f"at most {rule['high']:g}"))
         if not math.isfinite(value) or not all(ok for ok, _ in limits):
-            raise UserError(where, "must be " + " and ".join(text for _, text in limits))
+            raise UserError(where, "must be " + " and ".join(text for _, text in limits), fix=f"{rule['help']}.")
     return value
 
 

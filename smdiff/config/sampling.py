@@ -138,7 +138,11 @@ class SampleConfig(DecodingConfig):
         if self.cache != "none" and self.block_length is None:
             raise UserError(f"--cache {self.cache}", "a cache lives for one block", "Give --block-length.")
         if self.cache != "none" and self.guidance:
-            raise UserError(f"--cache {self.cache} --guidance {self.guidance:g}", "guidance has no cached pass")
+            raise UserError(
+                f"--cache {self.cache} --guidance {self.guidance:g}",
+                "guidance has no cached pass",
+                fix="Leave one of them out.",
+            )
         if self.cache_refresh and self.cache == "none":
             raise UserError(
                 f"--cache-refresh {self.cache_refresh}", "there is no cache", "Give --cache prefix or dual."
@@ -151,5 +155,7 @@ class SampleConfig(DecodingConfig):
             )
         if self.block_length is not None and self.infill is not None:
             raise UserError(
-                f"--infill --block-length {self.block_length}", "blocks go through a continuation, in order"
+                f"--infill --block-length {self.block_length}",
+                "blocks go through a continuation, in order",
+                fix="Leave one of them out.",
             )

@@ -76,12 +76,15 @@ class TrainingConfig:
         """What the bounds of single options cannot say."""
         if self.times[0] > self.times[1]:
             raise UserError(
-                f"--t-min {self.times[0]:g} --t-max {self.times[1]:g}", "the smallest time is above the largest"
+                f"--t-min {self.times[0]:g} --t-max {self.times[1]:g}",
+                "the smallest time is above the largest",
+                fix="Lower --t-min or raise --t-max.",
             )
         if self.batch_size % self.accumulation:
             raise UserError(
                 f"--batch-size {self.batch_size} --accumulation {self.accumulation}",
                 "the batch does not divide into that many micro-batches",
+                fix="Give a multiple.",
             )
 
     @property
@@ -150,6 +153,7 @@ class PretrainConfig(TrainingConfig):
             raise UserError(
                 f"--hidden-size {self.hidden_size} --heads {self.heads}",
                 "the width must be a multiple of twice the heads (rotary positions)",
+                fix="Change one of them.",
             )
         if self.objective == "ar" and self.soft_mask:
             raise UserError("--objective ar --soft-mask", "an autoregressive model has no masks", "Leave one out.")

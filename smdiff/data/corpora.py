@@ -191,7 +191,7 @@ def load_tables(path: Path) -> list[datasets.Dataset]:
         reason = "it is empty" if empty else first_line(error.__cause__ or error)
         # Arrow counts rows from 0; everyone else, and all else that we say, from 1.
         reason = re.sub(r"in row (\d+)$", lambda found: f"in row {int(found[1]) + 1}", reason)
-        raise UserError(f"cannot read {path}", reason) from None
+        raise UserError(f"cannot read {path}", reason, fix="Mend the file, or leave it out.") from None
 
 
 def _text_column(table: Documents, column: str, source: str) -> Documents:
@@ -221,7 +221,9 @@ def _read_files(path: Path, column: str) -> datasets.Dataset:
     parts += [_text_column(table, column, str(path)) for table in load_tables(path)]
     if not parts:
         raise UserError(
-            f"no data in {path}", f"looked for {', '.join([*_TEXT_SUFFIXES, *_TABLE_SUFFIXES])}, also with .gz"
+            f"no data in {path}",
+            f"looked for {', '.join([*_TEXT_SUFFIXES, *_TABLE_SUFFIXES])}, also with .gz",
+            fix="Give a folder with such files.",
         )
     return datasets.concatenate_datasets(parts)
 
@@ -250,7 +252,7 @@ def _named(name: str, of: TextSet, file: str, streaming: bool) -> tuple[Document
     if file:
         path = Path(file).expanduser()
         if not path.exists():
-            raise UserError(f"--data {name}={file}", "no such file or folder")
+            raise UserError(f"--data {name}={file}", "no such file or folder", fix="Check the path.")
         table = _suffix(path) in _TABLE_SUFFIXES or path.is_dir()
         lines = None if table else datasets.Dataset.from_dict({"text": _read_text(path).split("\n")})
         found: list[Documents | None] = [lines or _read_files(path, of.column), None]
@@ -330,7 +332,7 @@ def check_spec(spec: str) -> None:
     suffixes = (*_TEXT_SUFFIXES, *_TABLE_SUFFIXES, ".gz")
     looks_like_path = spec.startswith((".", "/", "~")) or Path(spec).suffix in suffixes
     if not is_built_in(spec) and looks_like_path and not exists(spec):
-        raise UserError(f"--data {spec}", "no such file or folder")
+        raise UserError(f"--data {spec}", "no such file or folder", fix="Check the path.")
 
 
 def load_documents(spec: str, column: str = "text", streaming: bool = False) -> tuple[Documents, Documents | None]:
@@ -350,7 +352,9 @@ def load_documents(spec: str, column: str = "text", streaming: bool = False) -> 
     else:
         documents, held_out = (t and _with_text(_text_column(t, column, spec)) for t in from_hub(spec, streaming))
     if isinstance(documents, datasets.Dataset) and len(documents) == 0:
-        raise UserError(f"--data {spec}", "there is no text in it")
+        raise UserError(
+            f"--data {spec}", "there is no text in it", fix="Check the file, or name its column with --text-column."
+        )
     return documents, held_out
 
 

@@ -78,7 +78,7 @@ def infill(tokenizer: PreTrainedTokenizerBase, text: str, mask_id: int) -> Promp
         if index % 2:
             count = int(part or 1)
             if not 1 <= count <= 131072:
-                raise UserError(f"<mask:{part}>", "a span has between 1 and 131072 tokens")
+                raise UserError(f"<mask:{part}>", "a span has between 1 and 131072 tokens", fix="Write <mask:12>, say.")
             ids += [mask_id] * count
         elif part:
             ids += _tokens(tokenizer, part, begin=index == 0)
@@ -127,7 +127,9 @@ def readable(path: Path) -> list[str]:
         # Not splitlines: JSON strings may hold what else counts as the end of a line.
         return path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}", getattr(error, "strerror", None) or "not a text file") from None
+        raise UserError(
+            f"cannot read {path}", getattr(error, "strerror", None) or "not a text file", fix="Check the path."
+        ) from None
 
 
 def _rows(path: Path) -> Iterator[tuple[int, Any]]:
@@ -137,7 +139,7 @@ def _rows(path: Path) -> Iterator[tuple[int, Any]]:
         try:
             yield number, loads(line)
         except ValueError as error:
-            raise UserError(f"{path}, line {number}, is not JSON", str(error)) from None
+            raise UserError(f"{path}, line {number}, is not JSON", str(error), fix="Mend the line.") from None
 
 
 def read_prompts(path: Path, tokenizer: PreTrainedTokenizerBase, mask_id: int, as_chat: bool) -> list[Prompt]:
@@ -153,7 +155,7 @@ def read_prompts(path: Path, tokenizer: PreTrainedTokenizerBase, mask_id: int, a
         except UserError as error:
             raise UserError(f"{path}, line {number}", str(error)) from None
     if not prompts:
-        raise UserError(f"{path} holds no prompt")
+        raise UserError(f"{path} holds no prompt", fix="Write one in each line.")
     return prompts
 
 
@@ -161,7 +163,7 @@ def _of_row(row: Any, tokenizer: PreTrainedTokenizerBase, mask_id: int, as_chat:
     row = {"prompt": row} if isinstance(row, str) else row
     kind = next((k for k in _KINDS if isinstance(row, dict) and k in row), None)
     if kind is None or not isinstance(row[kind], list if kind == "messages" else str):
-        raise UserError(f"neither a string nor an object with one of {', '.join(_KINDS)}")
+        raise UserError(f"neither a string nor an object with one of {', '.join(_KINDS)}", fix="Mend the line.")
     if kind == "messages":
         return chat(tokenizer, row[kind])
     if kind == "infill":

@@ -84,7 +84,7 @@ class Judge:
         except UserError as error:
             raise UserError(f"{name} cannot judge", error.why, f"Its tokenizer belongs into {folder}.") from None
         except Exception as error:  # configurations check themselves, with errors of many kinds
-            raise UserError(f"{name} cannot judge", first_line(error)) from None
+            raise UserError(f"{name} cannot judge", first_line(error), fix="Copy or fetch it once more.") from None
         # A tokenizer whose vocabulary is missing opens all the same, and knows nothing.
         ids = self._tokenizer(_WORDS, add_special_tokens=False)["input_ids"]
         unknown = self._tokenizer.unk_token_id
@@ -93,7 +93,11 @@ class Judge:
             fix = f"Put tokenizer.json, or vocab.json and merges.txt, into {folder}."
             raise UserError(f"{name} cannot judge", why, fix)
         if max(self._tokenizer.get_vocab().values()) >= config.vocab_size:
-            raise UserError(f"{name} cannot judge", "its tokenizer has ids that the model has not")
+            raise UserError(
+                f"{name} cannot judge",
+                "its tokenizer has ids that the model has not",
+                fix="Put the model's own tokenizer there.",
+            )
         self._context = context_length(config) or _ANY_LENGTH
         self._load: Callable[[], PreTrainedModel] = partial(load_weights, folder, config, torch.float32, **gguf)
 

@@ -115,9 +115,15 @@ def read_config(folder: Path) -> PeftConfig:
     try:
         config = PeftConfig.from_pretrained(str(folder))
     except Exception as error:  # peft raises what the JSON makes it
-        raise UserError(f"cannot read {folder / CONFIG}", first_line(error)) from None
+        raise UserError(
+            f"cannot read {folder / CONFIG}", first_line(error), fix="Copy or fetch it once more."
+        ) from None
     if not isinstance(config, LoraConfig):
-        raise UserError(f"the adapter in {folder} is {config.peft_type}", "only LoRA and DoRA are supported")
+        raise UserError(
+            f"the adapter in {folder} is {config.peft_type}",
+            "only LoRA and DoRA are supported",
+            fix="Merge it with peft first.",
+        )
     if not config.base_model_name_or_path:
         raise UserError(f"{folder / CONFIG} names no base model", fix="Put base_model_name_or_path there.")
     return config
@@ -134,7 +140,11 @@ def load(backbone: PreTrainedModel, folder: Path) -> PeftModel:
     try:
         model = get_peft_model(backbone, config)
     except ValueError as error:
-        raise UserError(f"the adapter in {folder} does not fit its base", first_line(error)) from None
+        raise UserError(
+            f"the adapter in {folder} does not fit its base",
+            first_line(error),
+            fix="Check base_model_name_or_path in its adapter_config.json.",
+        ) from None
     name_base(config, base_of(read_config(folder)))
     restore(model, folder)
     return model

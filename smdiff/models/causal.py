@@ -56,7 +56,11 @@ def _llada(raw: dict[str, Any], name: str) -> PreTrainedConfig:
     expected = {"block_type": "llama", "include_bias": False, "layer_norm_type": "rms", "rope": True, "alibi": False}
     odd = [f"{key} = {raw[key]!r}" for key, value in expected.items() if raw.get(key, value) != value]
     if raw.get("include_qkv_bias") or raw.get("scale_logits") or odd:
-        raise UserError(f"{name} is no LLaDA that smdiff knows", ", ".join(odd) or "it has biases or scaled logits")
+        raise UserError(
+            f"{name} is no LLaDA that smdiff knows",
+            ", ".join(odd) or "it has biases or scaled logits",
+            fix="Take LLaDA-8B or one of its finetunes.",
+        )
     return LlamaConfig(
         vocab_size=raw.get("embedding_size") or raw["vocab_size"],
         hidden_size=raw["d_model"],
@@ -100,14 +104,18 @@ def denoiser_config(name: str, raw: dict[str, Any]) -> PreTrainedConfig:
         else:
             config = AutoConfig.for_model(**raw)
     except Exception as error:  # configurations check themselves, with errors of many kinds
-        raise UserError(f"the configuration of {name} cannot be used", f"model_type {kind!r}: {error}") from None
+        raise UserError(
+            f"the configuration of {name} cannot be used",
+            f"model_type {kind!r}: {error}",
+            fix="Copy or fetch it once more.",
+        ) from None
     if getattr(config, "is_causal", True) is not False:
         raise UserError(
             f"{name} is a causal model", "it was not trained to fill masks (its config.json has no is_causal = false)",
             "Make a denoiser of it with smdiff finetune.",
         )  # fmt: skip
     if getattr(config, "mask_token_id", None) is None:
-        raise UserError(f"{name} names no mask token", "its config.json has no mask_token_id")
+        raise UserError(f"{name} names no mask token", "its config.json has no mask_token_id", fix="Put it there.")
     if not isinstance(getattr(config, SHIFT, None), bool):
         raise UserError(
             f"{name} does not say which position an output predicts", f"its config.json has no {SHIFT}",
@@ -121,7 +129,9 @@ def check_head(name: str, config: PreTrainedConfig) -> None:
     """Refuse models whose logits are not the output layer's own."""
     after = [key for key in _AFTER_THE_HEAD if getattr(config, key, None) not in (None, 1, 1.0)]
     if after:
-        raise UserError(f"{name} cannot be used", f"models with {', '.join(after)} are not supported")
+        raise UserError(
+            f"{name} cannot be used", f"models with {', '.join(after)} are not supported", fix="Take another model."
+        )
 
 
 def context_length(config: PreTrainedConfig) -> int | None:
@@ -211,12 +221,12 @@ def load_weights(
             **options,
         )
     except Exception as error:  # unreadable files and networks raise nearly anything
-        raise UserError(f"cannot load {source}", first_line(error)) from None
+        raise UserError(f"cannot load {source}", first_line(error), fix="Copy or fetch it once more.") from None
     wrong = [f"{key} is missing" for key in sorted(report["missing_keys"])]
     wrong += [f"{key} is not part of the model" for key in sorted(report["unexpected_keys"])]
     wrong += [f"{key[0] if isinstance(key, tuple) else key} has another shape" for key in report["mismatched_keys"]]
     if wrong:
-        raise UserError(f"{source} does not fit the model", some(wrong))
+        raise UserError(f"{source} does not fit the model", some(wrong), fix="Copy or fetch it once more.")
     # Or it would be saved under the names it was read from, which are not those of its configuration.
     model._weight_conversions = None
     return model.eval()

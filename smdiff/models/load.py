@@ -211,7 +211,9 @@ def read_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
     try:
         return open_tokenizer(folder)
     except Exception as error:  # malformed files make it raise nearly anything
-        raise UserError(f"cannot read the tokenizer in {folder}", first_line(error)) from None
+        raise UserError(
+            f"cannot read the tokenizer in {folder}", first_line(error), fix="Copy or fetch it once more."
+        ) from None
 
 
 def build(checkpoint: Checkpoint) -> Denoiser:
@@ -224,7 +226,9 @@ def build(checkpoint: Checkpoint) -> Denoiser:
         with torch.device("meta"):
             wanted = DiT(shape).state_dict()
     except Exception as error:  # shapes that there cannot be
-        raise UserError(f"the configuration of {source} cannot be used", first_line(error)) from None
+        raise UserError(
+            f"the configuration of {source} cannot be used", first_line(error), fix="Copy or fetch it once more."
+        ) from None
     check_names(wanted, tensors, source, FIX)  # before its memory is taken
     backbone = DiT(shape)
     load_strictly(backbone, tensors, source)
@@ -262,6 +266,7 @@ def _load_dit(name: str, tokenizer_name: str | None) -> Model:
                 f"--tokenizer {tokenizer_name} does not fit {name}",
                 f"it has {len(tokenizer)} ids with the mask at {tokenizer.mask_token_id}, the model has "
                 f"{shape.vocab_size} with the mask at {shape.mask_token_id}",
+                fix="Give the one it was trained with.",
             )
     else:
         tokenizer = read_tokenizer(checkpoint)
@@ -275,6 +280,7 @@ def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, vocab_size: int, mask_i
             f"the tokenizer does not fit {name}",
             f"its ids go up to {largest} with the mask at {tokenizer.mask_token_id}, the model has {vocab_size} "
             f"embeddings with the mask at {mask_id}",
+            fix="Give the model's own with --tokenizer.",
         )
 
 
@@ -308,7 +314,11 @@ def _load_adapter(name: str, folder: Path, dtype: torch.dtype | None, quantize: 
         if is_causal_model(path):
             stored = read_object(folder / "config.json") if (folder / "config.json").exists() else {}
             if "mask_token_id" not in stored or not _has_tokenizer(home):
-                raise UserError(f"{base_name} is a causal model", "and the adapter makes no denoiser of it")
+                raise UserError(
+                    f"{base_name} is a causal model",
+                    "and the adapter makes no denoiser of it",
+                    fix="Take an adapter of smdiff finetune.",
+                )
             tokenizer = open_tokenizer(home)
             backbone = adapted(path, tokenizer, Adaptation(shift=stored.get(SHIFT, True)), dtype, quantize)
             _check_tokenizer(tokenizer, backbone.config.vocab_size, stored["mask_token_id"], name)
@@ -320,7 +330,11 @@ def _load_adapter(name: str, folder: Path, dtype: torch.dtype | None, quantize: 
             if _has_tokenizer(home):
                 tokenizer = open_tokenizer(home)  # with the chat template of the training
     except UserError as error:
-        raise UserError(f"the base of the adapter {name}", str(error)) from None
+        raise UserError(
+            f"the base of the adapter {name}",
+            str(error),
+            fix="Check base_model_name_or_path in its adapter_config.json.",
+        ) from None
     model = adapters.load(denoiser.backbone, folder)
     soft_mask = read_soft_mask(folder)
     return Model(
@@ -414,7 +428,7 @@ def restore(denoiser: Denoiser, folder: Path) -> None:
     if denoiser.soft_mask is not None:
         soft_mask = read_soft_mask(folder)
         if soft_mask is None:
-            raise UserError(f"{folder} holds no soft_mask.json")
+            raise UserError(f"{folder} holds no soft_mask.json", fix="Copy or fetch it once more.")
         denoiser.soft_mask.load_state_dict(soft_mask.state_dict())
 
 

@@ -138,7 +138,9 @@ def _shape_of(tensors: dict[str, Tensor], frequencies: Tensor | None, heads: int
         stated = hidden // (2 * frequencies.numel())
         if heads not in (None, stated):
             raise UserError(
-                f"{source} does not fit --heads {heads}", f"{_COMPUTED} is that of {stated} attention heads"
+                f"{source} does not fit --heads {heads}",
+                f"{_COMPUTED} is that of {stated} attention heads",
+                fix="Leave --heads out.",
             )
         heads = stated
     if heads is None:
@@ -170,7 +172,11 @@ def _averaged(loaded: dict[str, Any], shape: DiTConfig, source: str) -> dict[str
         parameters = dict(DiT(shape).named_parameters())
     fits = isinstance(shadow, list) and len(shadow) >= len(parameters)
     if not fits or any(getattr(x, "shape", None) != p.shape for x, p in zip(shadow, parameters.values(), strict=False)):
-        raise UserError(f"{source} does not fit the model", "its averaged weights (ema) are of another shape")
+        raise UserError(
+            f"{source} does not fit the model",
+            "its averaged weights (ema) are of another shape",
+            fix="Copy or fetch it once more.",
+        )
     return _in_our_names(dict(zip(parameters, shadow, strict=False)))
 
 

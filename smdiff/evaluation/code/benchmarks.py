@@ -216,14 +216,18 @@ def load_benchmark(name: str, files: Iterable[str] = (), *, whole: bool = False)
     raw = _read(path)
     rows = _rows(path, raw)
     if (kind := _kind(path, rows)) != name:
-        raise UserError(f"{path} is not {TITLES[name]}", f"it holds {TITLES[kind]}")
+        raise UserError(
+            f"{path} is not {TITLES[name]}", f"it holds {TITLES[kind]}", fix="Give the benchmark's own file."
+        )
     parse = _PARSERS[name][0]
     try:
         tasks = [parse(row) for row in rows]
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is not {TITLES[name]}", f"a task lacks {error}") from None
+        raise UserError(
+            f"{path} is not {TITLES[name]}", f"a task lacks {error}", fix="Copy or fetch it once more."
+        ) from None
     if name == "mbpp" and not whole:
         tasks = [task for task in tasks if int(task.id.rpartition("/")[2]) in _MBPP_TEST]
     if not tasks:
-        raise UserError(f"{path} holds no task of {TITLES[name]}")
+        raise UserError(f"{path} holds no task of {TITLES[name]}", fix="Give the benchmark's own file.")
     return Benchmark(name, source, hashlib.sha256(raw).hexdigest(), {task.id: task for task in tasks})

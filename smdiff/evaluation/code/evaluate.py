@@ -431,7 +431,9 @@ def _given(file: Path, benchmark: Benchmark, partial: bool, limit: int | None) -
     try:
         lines = file.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {file}", getattr(error, "strerror", None) or "not a text file") from None
+        raise UserError(
+            f"cannot read {file}", getattr(error, "strerror", None) or "not a text file", fix="Check the path."
+        ) from None
     found, counts, unknown = [], Counter[str](), list[str]()
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -453,7 +455,11 @@ def _given(file: Path, benchmark: Benchmark, partial: bool, limit: int | None) -
             counts[task_id] += 1
     title = TITLES[benchmark.name]
     if unknown:
-        raise UserError(f"{file} holds tasks that {title} has not", some(list(dict.fromkeys(unknown))))
+        raise UserError(
+            f"{file} holds tasks that {title} has not",
+            some(list(dict.fromkeys(unknown))),
+            fix="Name its benchmark with --benchmark.",
+        )
     missing = [task_id for task_id in tasks if not counts[task_id]]
     if len(missing) == len(tasks) or (missing and not partial):
         why = f"{len(missing)} of {len(tasks)} have none: {some(missing)}"
@@ -477,7 +483,11 @@ def self_test(config: EvalCodeConfig) -> dict[str, Any]:
             try:
                 references = cached_references(grader, benchmark)
             except RunnerFault as error:
-                raise RunFailed(f"self-test of {TITLES[name]}", str(error)) from None
+                raise RunFailed(
+                    f"self-test of {TITLES[name]}",
+                    str(error),
+                    fix="Try again; scores from this machine mean nothing until it passes.",
+                ) from None
             kinds = {"canonical": lambda task: task.canonical, "stub": _stub, "corrupted": _corrupted}
             jobs = [
                 ((kind, i), t, make(t), references.get(i)) for kind, make in kinds.items() for i, t in tasks.items()
