@@ -67,6 +67,8 @@ def eval_code(
     if (model is None) == (samples_file is None and not self_test):
         given = "a model" if model is None else "either a model, or --samples-file, or --self-test"
         raise UserError(f"eval-code needs {given}", fix="smdiff eval-code MODEL --allow-code-execution")
+    if model is None and config.revision is not None:
+        raise UserError(f"--revision {config.revision} has no effect", "there is no model", "Leave it out.")
     if not (allow_code_execution or self_test):
         command = shlex.join(["smdiff", *sys.argv[1:], "--allow-code-execution"])
         raise UserError("eval-code runs programs that a model wrote", "it needs your word", f"Say so: {command}")

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import math
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.table import Table
 
-from smdiff.errors import RunFailed, UserError, some
+from smdiff.errors import RunFailed, said, some
+from smdiff.files import check_writable, dumps, whole
 from smdiff.ranks import is_first
 from smdiff.ui.console import err, note, out, set_quiet, tails
 from smdiff.ui.trajectory import LiveView, history_line, write_html
@@ -31,7 +33,7 @@ def setup(quiet: bool) -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TQDM_DISABLE", "1")  # what transformers shows while it reads a GGUF file
     warnings.filterwarnings("ignore")
-    with err.status("loading libraries") if err.is_terminal and not quiet else _nothing():
+    with err.status("loading libraries") if err.is_terminal and not quiet else contextlib.nullcontext():
         import datasets
         import transformers
 
@@ -42,15 +44,7 @@ def setup(quiet: bool) -> None:
         logging.getLogger(library).setLevel(logging.ERROR)
 
 
-class _nothing:
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *exc: object) -> None: ...
-
-
 def _json(value: Any) -> None:
-    from smdiff.files import dumps
-
     if is_first():
         print(dumps(value))
 
@@ -121,28 +115,24 @@ class Viewer:
         self._live = LiveView() if show == "live" else None
         self._history_path = history
         self._history: TextIO | None = None
+        self._open = contextlib.ExitStack()
         for option, path in (("--show-to", self._html), ("--history", history)):
-            if path is not None and not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
-                raise UserError(f"cannot write {option} {path}", f"there is no folder {path.parent} to write in")
-            if path is not None and path.is_dir():
-                raise UserError(f"cannot write {option} {path}", "it is a folder")
+            if path is not None:
+                check_writable(option, path)
 
     def __enter__(self) -> Viewer:
         return self
 
     def watch(self, frames: list[Frame]) -> None:
         """One more step of a batch."""
-        from smdiff.files import dumps
-
         if self._live is not None:
             self._live.show(frames)
         if self._history_path is not None:
-            # Not before there is something to write: a refused call must not empty an older file.
-            try:
-                self._history = self._history or self._history_path.open("w", encoding="utf-8")
-            except OSError as error:
-                raise UserError(f"cannot write --history {self._history_path}", error.strerror or str(error)) from None
-            self._history.writelines(dumps(history_line(frame), None) + "\n" for frame in frames)
+            with _told("--history", self._history_path):
+                if self._history is None:  # not before there is something to write
+                    beside = self._open.enter_context(whole(self._history_path))
+                    self._history = self._open.enter_context(beside.open("w", encoding="utf-8"))
+                self._history.writelines(dumps(history_line(frame), None) + "\n" for frame in frames)
         if self._html is not None:
             self._frames += frames
 
@@ -153,17 +143,26 @@ class Viewer:
 
     def __exit__(self, *error: Any) -> None:
         self.settle()
-        if self._history is not None:
-            self._history.close()
-        if self._html is not None and self._frames:
-            write_html(self._html, self._frames, self._title)
+        with _told("--history", self._history_path):
+            self._open.__exit__(*error)
+        if self._html is not None and self._frames and error[0] is None:
+            with _told("--show-to", self._html):
+                write_html(self._html, self._frames, self._title)
             note(f"steps: {self._html}")
+
+
+@contextlib.contextmanager
+def _told(option: str, path: Path | None) -> Iterator[None]:
+    """What goes wrong with a file of the steps, as one line."""
+    try:
+        yield
+    except OSError as error:
+        fix = "Make room, or choose another folder, and run the same command again."
+        raise RunFailed(f"cannot write {option} {path}", said(error), fix) from None
 
 
 def samples(texts: Iterable[Text], json: bool, viewer: Viewer) -> None:
     """Texts as they come."""
-    from smdiff.files import dumps
-
     for text in texts:
         if not is_first():
             continue

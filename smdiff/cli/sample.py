@@ -46,7 +46,9 @@ def sample(
     if show is not None and show not in _SHOWS:
         raise UserError(f"--show {show}", "no such view", nearest(show, _SHOWS))
     if show_to is not None and show != "html":
-        raise UserError(f"--show-to {show_to} has no effect", "it is the file of --show html")
+        raise UserError(
+            f"--show-to {show_to} has no effect", "it is the file of --show html", fix="Give --show html too."
+        )
     if ranks() > 1 and (show or history):
         why = "the steps of a text are seen by the process that writes it"
         raise UserError(f"{'--show' if show else '--history'} with {ranks()} processes", why, "Leave the launcher out.")
@@ -55,11 +57,11 @@ def sample(
 
     setup(quiet)
     from smdiff.decoding.generate import check, write
-    from smdiff.models.load import load
+    from smdiff.models.load import load, pinned
 
     check(config)
     viewer = Viewer(show, show_to or _PAGE, history, title=f"{model}, {config.scheduler}")
-    loaded = load(model, config.tokenizer, config.device, config.precision)
+    loaded = load(pinned(model, config.revision), config.tokenizer, config.device, config.precision)
     with viewer:
         texts = write(loaded, config, watch=viewer.watch if viewer.on else None, progress=show != "live")
         samples(texts, json, viewer)

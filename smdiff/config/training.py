@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from smdiff.config.options import option
+from smdiff.config.options import REVISION, option
 from smdiff.errors import UserError
 
 DATA, MODEL, ADAPTER, SOFT, OBJECTIVE, OPTIM, RUN = (
@@ -20,6 +20,7 @@ class TrainingConfig:
     presets: ClassVar[str]
     eval_draws: ClassVar[int] = 1
 
+    revision: str | None = option(None, REVISION, MODEL)
     p_sm: float = option(0.8, "Probability that a step makes two passes", SOFT, low=0, high=1)
     k: int = option(3, "Predictions mixed into a mask; 0 mixes the whole vocabulary", SOFT, low=0, high=1000)
     w_s: float = option(0.3, "Start of the scale", SOFT, low=0, high=0.999)
@@ -75,12 +76,15 @@ class TrainingConfig:
         """What the bounds of single options cannot say."""
         if self.times[0] > self.times[1]:
             raise UserError(
-                f"--t-min {self.times[0]:g} --t-max {self.times[1]:g}", "the smallest time is above the largest"
+                f"--t-min {self.times[0]:g} --t-max {self.times[1]:g}",
+                "the smallest time is above the largest",
+                fix="Lower --t-min or raise --t-max.",
             )
         if self.batch_size % self.accumulation:
             raise UserError(
                 f"--batch-size {self.batch_size} --accumulation {self.accumulation}",
                 "the batch does not divide into that many micro-batches",
+                fix="Give a multiple.",
             )
 
     @property
@@ -149,6 +153,7 @@ class PretrainConfig(TrainingConfig):
             raise UserError(
                 f"--hidden-size {self.hidden_size} --heads {self.heads}",
                 "the width must be a multiple of twice the heads (rotary positions)",
+                fix="Change one of them.",
             )
         if self.objective == "ar" and self.soft_mask:
             raise UserError("--objective ar --soft-mask", "an autoregressive model has no masks", "Leave one out.")

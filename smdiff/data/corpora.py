@@ -8,9 +8,7 @@ and a smaller held-out share is part of a larger one. A corpus of a single docum
 from __future__ import annotations
 
 import ast
-import gzip
 import hashlib
-import io
 import os
 import re
 import sysconfig
@@ -24,7 +22,8 @@ import numpy as np
 
 from smdiff.data.hub import Documents, from_hub, text_set_from_hub
 from smdiff.data.text_sets import TextSet, detokenizer, text_set
-from smdiff.errors import UserError, first_line
+from smdiff.errors import UserError, first_line, said
+from smdiff.files import gunzip
 
 # Documents read from a stream to find held-out ones.
 _STREAM_HELD_OUT = 200
@@ -163,13 +162,11 @@ def _suffix(path: Path) -> str:
 def _read_text(path: Path) -> str:
     try:
         raw = path.read_bytes()
-        if path.suffix == ".gz":
-            raw = gzip.GzipFile(fileobj=io.BytesIO(raw)).read()
-        return raw.decode()
+        return (gunzip(raw) if path.suffix == ".gz" else raw).decode()
     except UnicodeDecodeError:
         raise UserError(f"{path} is not UTF-8 text", fix="Convert it, or leave it out of --data.") from None
-    except (OSError, EOFError) as error:
-        raise UserError(f"cannot read {path}", str(error)) from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}", said(error), "Leave it out of --data, or fetch it once more.") from None
 
 
 def exists(spec: str) -> bool:
@@ -192,7 +189,7 @@ def load_tables(path: Path) -> list[datasets.Dataset]:
         reason = "it is empty" if empty else first_line(error.__cause__ or error)
         # Arrow counts rows from 0; everyone else, and all else that we say, from 1.
         reason = re.sub(r"in row (\d+)$", lambda found: f"in row {int(found[1]) + 1}", reason)
-        raise UserError(f"cannot read {path}", reason) from None
+        raise UserError(f"cannot read {path}", reason, fix="Mend the file, or leave it out.") from None
 
 
 def _text_column(table: Documents, column: str, source: str) -> Documents:
@@ -201,7 +198,8 @@ def _text_column(table: Documents, column: str, source: str) -> Documents:
     if names is None or column in names:
         kept = table.select_columns([column])
         kept = kept if column == "text" else kept.rename_column(column, "text")
-        kind = getattr((kept.features or {}).get("text"), "dtype", "string")
+        feature = (kept.features or {}).get("text")
+        kind = "string" if feature is None else getattr(feature, "dtype", type(feature).__name__.lower())
         if kind not in ("string", "large_string"):
             raise UserError(
                 f"column {column!r} of {source} is no text", f"it holds {kind}", "Pick one with --text-column."
@@ -221,7 +219,9 @@ def _read_files(path: Path, column: str) -> datasets.Dataset:
     parts += [_text_column(table, column, str(path)) for table in load_tables(path)]
     if not parts:
         raise UserError(
-            f"no data in {path}", f"looked for {', '.join([*_TEXT_SUFFIXES, *_TABLE_SUFFIXES])}, also with .gz"
+            f"no data in {path}",
+            f"looked for {', '.join([*_TEXT_SUFFIXES, *_TABLE_SUFFIXES])}, also with .gz",
+            fix="Give a folder with such files.",
         )
     return datasets.concatenate_datasets(parts)
 
@@ -231,7 +231,7 @@ def _named(name: str, of: TextSet, file: str, streaming: bool, scored: bool) -> 
     if file:
         path = Path(file).expanduser()
         if not path.exists():
-            raise UserError(f"--data {name}={file}", "no such file or folder")
+            raise UserError(f"--data {name}={file}", "no such file or folder", fix="Check the path.")
         table = _suffix(path) in _TABLE_SUFFIXES or path.is_dir()
         lines = None if table else _lines(_read_text(path), of.line_end)
         found: list[Documents | None] = [lines or _read_files(path, of.column), None]
@@ -315,7 +315,7 @@ def check_spec(spec: str) -> None:
     suffixes = (*_TEXT_SUFFIXES, *_TABLE_SUFFIXES, ".gz")
     looks_like_path = spec.startswith((".", "/", "~")) or Path(spec).suffix in suffixes
     if not is_built_in(spec) and looks_like_path and not exists(spec):
-        raise UserError(f"--data {spec}", "no such file or folder")
+        raise UserError(f"--data {spec}", "no such file or folder", fix="Check the path.")
 
 
 def load_documents(
@@ -340,7 +340,9 @@ def load_documents(
     else:
         documents, held_out = (t and _with_text(_text_column(t, column, spec)) for t in from_hub(spec, streaming))
     if isinstance(documents, datasets.Dataset) and len(documents) == 0:
-        raise UserError(f"--data {spec}", "there is no text in it")
+        raise UserError(
+            f"--data {spec}", "there is no text in it", fix="Check the file, or name its column with --text-column."
+        )
     return documents, held_out
 
 

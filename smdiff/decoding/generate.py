@@ -249,13 +249,21 @@ def _plan(model: Model, config: SampleConfig, prompts: list[Prompt]) -> _Plan:
     length = _length(denoiser, config, prompts)
     positions = max(_masks(p, length, denoiser.mask_id) for p in prompts)
     if config.block_length is not None and any(p.kind == "infill" for p in prompts):
-        raise UserError(f"--block-length {config.block_length}", "a text with spans is filled all at once")
+        raise UserError(
+            f"--block-length {config.block_length}", "a text with spans is filled all at once", fix="Leave it out."
+        )
     steps = _steps(config, positions)
     ends = end_ids(model.tokenizer, getattr(denoiser.backbone.config, "eos_token_id", None))
     if config.suppress_eos and not ends:
-        raise UserError(f"--suppress-eos {config.suppress_eos}", "the tokenizer has no end-of-text")
+        raise UserError(
+            f"--suppress-eos {config.suppress_eos}", "the tokenizer has no end-of-text", fix="Leave it out."
+        )
     if config.guidance and not any(p.ids for p in prompts):
-        raise UserError(f"--guidance {config.guidance:g}", "there is no prompt to be guided by")
+        raise UserError(
+            f"--guidance {config.guidance:g}",
+            "there is no prompt to be guided by",
+            fix="Give a --prompt, or leave it out.",
+        )
     options = Options(
         soft_mask=denoiser.soft_mask is not None and config.soft_mask is not False,
         soft_mask_schedule=config.soft_mask_schedule,
@@ -298,12 +306,16 @@ def with_soft_mask(denoiser: Denoiser, config: SampleConfig) -> Denoiser:
     on = config.soft_mask if config.soft_mask is not None else (scalars is not None or scale is not None)
     if config.soft_mask_k is not None and (scalars is not None or scale is None):
         raise UserError(
-            f"--soft-mask-k {config.soft_mask_k}", "it goes with --soft-mask-scale, on a model without scalars"
+            f"--soft-mask-k {config.soft_mask_k}",
+            "it goes with --soft-mask-scale, on a model without scalars",
+            fix="Leave it out.",
         )
     if not on:
         given = "--soft-mask-scale" if scale is not None else "--soft-mask-schedule"
         if scale is not None or config.soft_mask_schedule != "none":
-            raise UserError(f"{given} has no effect", "soft-masking is off")
+            raise UserError(
+                f"{given} has no effect", "soft-masking is off", fix="Leave it out, or turn it on with --soft-mask."
+            )
         return denoiser
     if scale is None:
         if scalars is None:
@@ -327,7 +339,9 @@ def _length(denoiser: Denoiser, config: SampleConfig, prompts: list[Prompt]) -> 
     """New tokens after each prompt."""
     infills = [p for p in prompts if p.kind == "infill"]
     if len(infills) == len(prompts) and config.length is not None:
-        raise UserError(f"--length {config.length} has no effect", "the spans say how many tokens to write")
+        raise UserError(
+            f"--length {config.length} has no effect", "the spans say how many tokens to write", fix="Leave it out."
+        )
     most, longest = denoiser.max_length, max(len(p.ids) for p in prompts)
     if longest > most or (longest == most and len(infills) < len(prompts)):
         raise UserError(f"a prompt has {longest} tokens", f"the model's length is {most}", "Shorten it.")
@@ -367,7 +381,11 @@ def _steps(config: SampleConfig, positions: int) -> int:
             f"At most {positions}; the remdm schedulers take more.",
         )  # fmt: skip
     if steps < blocks:
-        raise UserError(f"--steps {steps}", f"{blocks} blocks need a step each")
+        raise UserError(
+            f"--steps {steps}",
+            f"{blocks} blocks need a step each",
+            fix=f"Give at least {blocks}, or a larger --block-length.",
+        )
     return steps
 
 
@@ -379,8 +397,14 @@ def _scheduler(config: SampleConfig) -> Scheduler:
     for name in given:
         if name not in kinds[config.scheduler]:
             belongs = ", ".join(kind for kind, fields in kinds.items() if name in fields)
-            raise UserError(f"{flag(name)} has no effect with --scheduler {config.scheduler}", f"it is for {belongs}")
+            raise UserError(
+                f"{flag(name)} has no effect with --scheduler {config.scheduler}",
+                f"it is for {belongs}",
+                fix="Leave it out, or take that scheduler.",
+            )
     try:
         return SCHEDULERS[config.scheduler](**given)
     except ValueError as error:
-        raise UserError(f"--scheduler {config.scheduler}", str(error)) from None
+        raise UserError(
+            f"--scheduler {config.scheduler}", str(error), fix="Change its options, or leave them out."
+        ) from None

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -21,7 +20,7 @@ from smdiff.decoding.generate import with_soft_mask, write
 from smdiff.evaluation.judge import Judge
 from smdiff.evaluation.likelihood import Part
 from smdiff.evaluation.measures import Mauve, distinct, mauve, unigram_entropy
-from smdiff.evaluation.store import Lines
+from smdiff.evaluation.store import Lines, Store, batches
 from smdiff.evaluation.text import Mean, verdict
 from smdiff.models.load import Model
 from smdiff.ranks import gather, is_first, share, turns
@@ -52,11 +51,11 @@ class Arm:
     judged: Lines
 
     @classmethod
-    def at(cls, folder: Path, model: str, setting: Setting | None, steps: int | None, vocabulary: str, n: int) -> Arm:
-        samples, judged = (
-            Lines(folder / "samples.jsonl", ("index",)),
-            Lines(folder / "judged.jsonl", ("judge", "index")),
-        )
+    def at(
+        cls, store: Store, place: str, model: str, setting: Setting | None, steps: int | None, vocabulary: str, n: int
+    ) -> Arm:
+        samples = store.lines(place, "samples.jsonl", names=("index",))
+        judged = store.lines(place, "judged.jsonl", names=("judge", "index"))
         return cls(model, setting, steps, vocabulary, n, samples, judged)
 
     def texts(self) -> list[dict[str, Any]]:
@@ -100,9 +99,9 @@ def generate(model: Model, config: EvalTextConfig, arm: Arm, length: int) -> Non
     label = f"{arm.model}: {arm.steps or arm.setting.scheduler} steps, {_kind(arm.setting)}"
     with track(label, arm.n, arm.n - len(missing)) as tracker:
         written = _autoregressive if arm.setting.scheduler == AR else _denoised
-        for record in written(model, config, arm.setting, length, missing):
-            arm.samples.add([record])
-            tracker.advance(1)
+        for batch in batches(written(model, config, arm.setting, length, missing), config.batch_size):
+            arm.samples.add(batch)
+            tracker.advance(len(batch))
 
 
 def _kind(setting: Setting) -> str:
@@ -145,7 +144,8 @@ def _record(index: int, text: str, ids: list[int], nfe: int, seconds: float) -> 
 def real_texts(of: Part, tokenizer: PreTrainedTokenizerBase, length: int, arm: Arm) -> None:
     """Sequences of the data as texts, to compare with; as many as wanted if there are so many."""
     x0 = of.sequences(tokenizer, length, arm.n).tolist()
-    arm.samples.add([{"index": i, "text": tokenizer.decode(ids), "ids": ids} for i, ids in enumerate(x0)])
+    # Whole or not at all: nobody could tell later whether some are missing.
+    arm.samples.rewrite([{"index": i, "text": tokenizer.decode(ids), "ids": ids} for i, ids in enumerate(x0)])
 
 
 def judge(arms: list[Arm], by: Judge, ends: dict[str, str]) -> None:

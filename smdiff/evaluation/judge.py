@@ -89,7 +89,7 @@ class Judge:
             fix = error.fix if gguf else _VOCABULARY.format(folder)
             raise UserError(f"{name} cannot judge", f"no tokenizer: {error.why or error.what}", fix) from None
         except Exception as error:  # configurations check themselves, with errors of many kinds
-            raise UserError(f"{name} cannot judge", first_line(error)) from None
+            raise UserError(f"{name} cannot judge", first_line(error), fix="Copy or fetch it once more.") from None
         # A tokenizer whose vocabulary is missing opens all the same, and knows nothing.
         ids = self._tokenizer(_WORDS, add_special_tokens=False)["input_ids"]
         unknown = self._tokenizer.unk_token_id
@@ -97,7 +97,11 @@ class Judge:
             why = "its tokenizer knows no words: a vocabulary file is missing"
             raise UserError(f"{name} cannot judge", why, _VOCABULARY.format(folder))
         if max(self._tokenizer.get_vocab().values()) >= config.vocab_size:
-            raise UserError(f"{name} cannot judge", "its tokenizer has ids that the model has not")
+            raise UserError(
+                f"{name} cannot judge",
+                "its tokenizer has ids that the model has not",
+                fix="Put the model's own tokenizer there.",
+            )
         self._context = context_length(config) or _ANY_LENGTH
         self._load: Callable[[], PreTrainedModel] = partial(load_weights, folder, config, torch.float32, **gguf)
 

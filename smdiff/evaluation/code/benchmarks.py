@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import gzip
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -13,7 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from smdiff.errors import UserError, first_line
+from smdiff.errors import UserError, first_line, said
+from smdiff.files import gunzip, loads, write_whole
 from smdiff.ui.console import note
 
 TITLES = {"humaneval": "HumanEval", "humaneval+": "HumanEval+", "mbpp": "MBPP", "mbpp+": "MBPP+"}
@@ -65,9 +64,9 @@ class Benchmark:
 def _read(path: Path) -> bytes:
     try:
         raw = path.read_bytes()
-        return gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
-    except (OSError, EOFError) as error:
-        raise UserError(f"cannot read {path}", first_line(error), "Fetch it once more.") from None
+        return gunzip(raw) if raw[:2] == b"\x1f\x8b" else raw
+    except OSError as error:
+        raise UserError(f"cannot read {path}", said(error), "Fetch it once more.") from None
 
 
 def _rows(path: Path, raw: bytes) -> list[dict[str, Any]]:
@@ -79,7 +78,7 @@ def _rows(path: Path, raw: bytes) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for number, line in lines:
         try:
-            found = json.loads(line)
+            found = loads(line)
         except ValueError as error:
             raise UserError(f"{path}, line {number}, is not JSON", str(error), "The file may be cut.") from None
         rows += found if isinstance(found, list) else [found]
@@ -136,10 +135,10 @@ def _plus_file(name: str, release: str, variable: str) -> tuple[Path, str]:
         from urllib.request import urlopen
 
         with urlopen(url, timeout=30) as reply:
-            raw = gzip.decompress(reply.read())
+            raw = gunzip(reply.read())
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(raw)
-    except (OSError, EOFError) as error:
+        write_whole(path, lambda p: p.write_bytes(raw))
+    except OSError as error:
         why = f"{url} cannot be fetched ({first_line(error)})"
         fix = f"Put the unpacked file at {path}, set {variable} to it, or give it with --data {name}.jsonl.gz."
         raise UserError(f"no {name}", why, fix) from None
@@ -225,14 +224,18 @@ def load_benchmark(name: str, files: Iterable[str] = (), *, whole: bool = False)
     raw = _read(path)
     rows = _rows(path, raw)
     if (kind := _kind(path, rows)) != name:
-        raise UserError(f"{path} is not {TITLES[name]}", f"it holds {TITLES[kind]}")
+        raise UserError(
+            f"{path} is not {TITLES[name]}", f"it holds {TITLES[kind]}", fix="Give the benchmark's own file."
+        )
     parse = _PARSERS[name][0]
     try:
         tasks = [parse(row) for row in rows]
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is not {TITLES[name]}", f"a task lacks {error}") from None
+        raise UserError(
+            f"{path} is not {TITLES[name]}", f"a task lacks {error}", fix="Copy or fetch it once more."
+        ) from None
     if name == "mbpp" and not whole:
         tasks = [task for task in tasks if int(task.id.rpartition("/")[2]) in _MBPP_TEST]
     if not tasks:
-        raise UserError(f"{path} holds no task of {TITLES[name]}")
+        raise UserError(f"{path} holds no task of {TITLES[name]}", fix="Give the benchmark's own file.")
     return Benchmark(name, source, hashlib.sha256(raw).hexdigest(), {task.id: task for task in tasks})

@@ -1,6 +1,5 @@
 """`smdiff eval-code` from the model to the table: stages that go on, samples that anyone can read, refusals."""
 
-import errno
 import json
 import re
 from pathlib import Path
@@ -223,25 +222,6 @@ def test_soft_masking_without_scalars_is_refused_before_the_first_answer(capsys,
     arguments = [*RUN, "--soft-mask", "both", "--out", str(tmp_path / "out")]
     assert "no soft-mask scalars" in refused(capsys, str(tmp_path / "binary"), *arguments)
     assert not (tmp_path / "out").exists()
-
-
-def test_a_full_disk_loses_nothing(model, tmp_path, monkeypatch, capsys):
-    out, real, left = tmp_path / "out", Path.open, [3]
-
-    def full(path, *arguments, **options):
-        if path.name == "samples.jsonl" and "ab" in arguments:
-            left[0] -= 1
-            if left[0] < 0:
-                raise OSError(errno.ENOSPC, "No space left on device")
-        return real(path, *arguments, **options)
-
-    command = ["eval-code", model, *RUN, "--out", str(out)]
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "open", full)
-        assert main(command) == 1
-    assert "No space left on device. Make room and run the same command to go on." in capsys.readouterr().err
-    assert sum(len(lines(p)) for p in out.rglob("samples.jsonl")) == 3
-    assert main(command) == 0
 
 
 def test_humaneval_plus_asks_what_humaneval_has_answered(shared, model, tmp_path, monkeypatch):
