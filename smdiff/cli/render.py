@@ -234,30 +234,36 @@ def _generated(result: dict[str, Any]) -> Table:
         caption="Brackets: 95 % interval; MAUVE: mean and spread over k-means. Entropy in nats: low is repetition.",
         caption_justify="left",
     )
-    names = ["model", *(["scheduler"] * several), "kind", "NFE", "n", "gen. PPL", "entropy", "distinct-2", "MAUVE",
-             "tokens/s"]  # fmt: skip
-    for name in names:
-        left = name in ("model", "scheduler", "kind")
-        # What wraps where a terminal is narrow.
-        wraps = name in ("model", "scheduler", "kind", "NFE", "gen. PPL", "MAUVE")
-        table.add_column(name, justify="left" if left else "right", no_wrap=not wraps, overflow="fold")
     kinds, short = {True: "soft-masked", False: "binary"}, tails(row["model"] for row in result["generated"])
+    rows = []
     for row in result["generated"]:
         low, high = row.get("interval") or (None, None)
         interval = "" if low is None else f" [{_perplexity(low)}, {_perplexity(high)}]"
         spread = "" if row.get("mauve_spread") is None else f" ± {_number(row['mauve_spread'], '.3f')}"
-        table.add_row(
+        line = "\n" if interval else " "  # with an interval rows have several lines anyway
+        rows.append((
             short[row["model"]],
             *([row["scheduler"] or "-"] * several),
-            "left to right" if row["scheduler"] == "ar" else kinds.get(row["soft_mask"], "-"),
-            _number(row["nfe"], ".0f") + (f" ({row['budget']})" if "/" in (row["budget"] or "") else ""),
+            "AR" if row["scheduler"] == "ar" else kinds.get(row["soft_mask"], "-"),
+            _number(row["nfe"], ".0f") + (f"{line}({row['budget']})" if "/" in (row["budget"] or "") else ""),
             f"{row['n']:,}",
             _perplexity(row.get("generative_perplexity")) + interval,
             _number(row["entropy"], ".3f"),
             _number(row["distinct_2"], ".3f"),
             _number(row.get("mauve"), ".3f") + spread,
             _number(row["tokens_per_second"], ",.0f"),
-        )
+        ))  # fmt: skip
+    names = ["model", *(["scheduler"] * several), "kind", "NFE", "n", "gen. PPL", "entropy", "distinct-2", "MAUVE",
+             "tokens/s"]  # fmt: skip
+    for name, cells in zip(names, zip(*rows, strict=True), strict=True):
+        wraps = name in ("model", "scheduler", "gen. PPL", "MAUVE")  # where a terminal is narrow
+        words = () if name == "model" else [word for cell in cells for word in cell.split()]
+        table.add_column(
+            name, justify="left" if name in ("model", "scheduler", "kind") else "right", no_wrap=not wraps,
+            overflow="fold", min_width=max(map(len, words), default=None),
+        )  # fmt: skip
+    for cells in rows:
+        table.add_row(*cells)
     return table
 
 

@@ -254,7 +254,7 @@ def test_bad_models_and_folders_get_one_line(capsys, runs, text, tmp_path):
     assert "no model in" in refused(capsys, "eval-text", str(tmp_path))
     assert "no such choice" in refused(capsys, "sample", binary, "--scheduler", "ancestrall")
     (tmp_path / "file").write_text("x")
-    assert "holds something else" in refused(capsys, "eval-text", binary, "--out", str(tmp_path / "file"))
+    assert "is a file" in refused(capsys, "eval-text", binary, "--out", str(tmp_path / "file"))
     assert "cannot write" in refused(capsys, *TRAIN, "--data", text, "--out", str(tmp_path / "file" / "run"))
     assert "another configuration: lr" in refused(capsys, *TRAIN, "--data", text, "--out", binary, "--lr", "0.5")
     assert "No such command 'pretrian'" in refused(capsys, "pretrian")
