@@ -58,12 +58,12 @@ def _code_cells(row: dict[str, Any], pass_at: list[str]) -> dict[str, str]:
     return {
         "model": row["model"],
         "benchmark": row["data"],
-        "soft": "yes" if row["soft_mask"] else "no",
+        "soft": {True: "yes", False: "no", None: "-"}[row["soft_mask"]],
         "NFE": _figure(row, "nfe", ".0f") + (f" ({row['budget']})" if row.get("budget") else ""),
         "pass@1, %": _figure(row, "pass_at_1", ".1f", 100) + _between(row, "low", "high", ".1f", 100),
         **{key.replace("pass_at_", "pass@"): _figure(row, key, ".1f", 100) for key in pass_at},
         "minus binary": _change(row, "+.1f", 100),
-        "texts": f"{_figure(row, 'tasks', '.0f')} x {len(row.get('seeds') or []) * (row.get('samples') or 1)}",
+        "texts": f"{_figure(row, 'tasks', '.0f')} x {max(1, len(row.get('seeds') or [])) * (row.get('samples') or 1)}",
     }
 
 
