@@ -82,8 +82,8 @@ class Lines:
         self.path.parent.mkdir(parents=True, exist_ok=True)
 
     def add(self, records: Iterable[dict[str, Any]]) -> None:
-        """Append all of the records or, if that fails, none. They survive the process's death, and are on the disk
-        (as far as the system says so) a second later."""
+        """Append all of the records or, if that fails, none. They survive the process's death; a power failure can
+        cost those of one second."""
         records = list(records)
         if records and is_first():
             self._write(records)

@@ -6,7 +6,7 @@ import pytest
 
 from tests.torture.fuzz import TARGETS, fuzz
 
-CASES = int(os.environ.get("FUZZ_CASES", "25"))
+CASES = int(os.environ.get("FUZZ_CASES", "12"))
 
 
 @pytest.mark.parametrize("name", TARGETS)
