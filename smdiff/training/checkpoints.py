@@ -247,7 +247,7 @@ class Checkpoints:
 
 
 class Best:
-    """The weights with the lowest held-out loss so far, in a sealed folder of their own.
+    """The weights with the lowest held-out loss so far, in a sealed folder of their own beside the checkpoints.
 
     Attributes:
         step: when they were found; None before the first.
@@ -295,7 +295,7 @@ class Best:
             return
         beside = self._beside
         try:
-            check_held(self.folder.parent)
+            check_held(self.folder.parent.parent)
             shutil.rmtree(beside, ignore_errors=True)
             beside.mkdir(parents=True)
             write(beside)

@@ -154,7 +154,8 @@ def _claim(config: TrainingConfig, prepared: Prepared) -> None:
     try:
         deliver(prepared.folder.path, lambda p: prepared.tokenizer.save_pretrained(p), last="tokenizer_config.json")
     except OSError as error:
-        raise UserError(f"cannot write to --out {prepared.folder.path}", error.strerror or str(error)) from None
+        reason, fix = error.strerror or str(error), "Make room, or choose another folder."
+        raise UserError(f"cannot write to --out {prepared.folder.path}", reason, fix) from None
 
 
 def _summary(

@@ -87,11 +87,17 @@ class RunFolder:
                 )
             write_json(self.path / "run.json", self._facts | facts)
         except OSError as error:
-            raise UserError(f"cannot write to --out {self.path}", error.strerror or str(error)) from None
+            reason = error.strerror or str(error)
+            raise UserError(
+                f"cannot write to --out {self.path}", reason, "Make room, or choose another folder."
+            ) from None
 
     def finish(self, result: dict[str, Any]) -> None:
         """Store the summary: the run is over."""
         try:
             write_json(self.path / "result.json", result)
         except OSError as error:
-            raise RunFailed(f"cannot write {self.path / 'result.json'}", error.strerror or str(error)) from None
+            raise RunFailed(
+                f"cannot write {self.path / 'result.json'}", error.strerror or str(error),
+                "Make room and run the same command again: only this is left to do.",
+            ) from None  # fmt: skip

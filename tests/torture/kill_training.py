@@ -141,9 +141,10 @@ class Target:
         code = finish(start([*self.command, "--keep", "1000"], folder, Faults(folder), log))
         assert code == 0, log.read_text()
         self.seconds = time.monotonic() - began
-        self.checkpoints = {p.name: fingerprints(p) for p in (folder / "checkpoints").iterdir()}
-        last = sorted(self.checkpoints, key=lambda name: int(name.split("-")[1]))[-KEEP:]
-        self.outcome = outcome(folder) | {"checkpoints": sorted(last)}
+        self.checkpoints = {p.name: fingerprints(p) for p in (folder / "checkpoints").glob("checkpoint-*")}
+        older = sorted(self.checkpoints, key=lambda name: int(name.split("-")[1]))[:-KEEP]
+        self.outcome = outcome(folder)
+        self.outcome["checkpoints"] = [name for name in self.outcome["checkpoints"] if name not in older]
         self.operations = folder.with_suffix(".operations").read_text().splitlines()
 
 
@@ -258,6 +259,7 @@ def main() -> int:
             target, folder = made[number % len(made)], work / f"round-{number}"
             k, s, wrong = kill_round(target, folder, chance)
             kills, saves = kills + k, saves + s
+            print(f"round {number}, {target.name}: {k} kills, {s} inside a save{wrong}", file=sys.stderr, flush=True)
             if wrong:
                 failed.append(f"kill, round {number}, {target.name}: {wrong}")
             shutil.rmtree(folder, ignore_errors=True)
