@@ -35,6 +35,7 @@ def option(
     above: float | None = None,
     choices: tuple[str, ...] = (),
     run_only: bool = False,
+    alias: str | None = None,
 ) -> Any:
     """A field of a configuration.
 
@@ -45,6 +46,7 @@ def option(
         low, high: inclusive bounds; above: exclusive lower bound.
         choices: the only accepted strings.
         run_only: does not change the result (log intervals, say), so a resumed run may change it.
+        alias: another flag for it.
     """
     return dataclasses.field(
         default=default,
@@ -56,6 +58,7 @@ def option(
             "above": above,
             "choices": choices,
             "run_only": run_only,
+            "alias": alias,
         },
     )
 
