@@ -22,6 +22,8 @@ def _parameter(config: type, field: dataclasses.Field) -> inspect.Parameter:
     names = [flag(field.name)]
     if kind is bool:
         names = [f"{names[0]}/{names[0].replace('--', '--no-', 1)}"]
+    if rule["alias"]:
+        names.append(rule["alias"])
     help = f"{rule['help']}."
     if field.default is not None:
         shown = ("on" if field.default else "off") if kind is bool else field.default

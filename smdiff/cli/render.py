@@ -91,6 +91,12 @@ def training_result(result: dict[str, Any], json: bool) -> None:
         ("tokens", f"{train['tokens']:,} in {train['seconds']:,.0f} s" + (f", {speed:,.0f} a second" if speed else "")),
         ("held out", f"{bound}{nats} ({valid['sequences']} sequences{', two passes' if soft else ''}{over})"),
     ]
+    if "mfu" in train:
+        share = f"{train['mfu']:.1%} of the peak of {train['peak_flops'] / 1e12:.3g} TFLOP/s"
+        memory = f"{train['peak_memory'] / 1e9:.1f} GB at most"
+        rows.append(
+            ("machine", f"{result['compute']['precision']}, MFU {share} ({train['peak_flops_source']}), {memory}")
+        )
     if train["delivered_step"] != train["steps"]:
         rows.append(("delivered", f"the weights of step {train['delivered_step']:,}, the lowest held-out loss"))
     if soft:

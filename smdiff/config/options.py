@@ -39,6 +39,7 @@ def option(
     above: float | None = None,
     choices: tuple[str, ...] = (),
     run_only: bool = False,
+    alias: str | None = None,
 ) -> Any:
     """A field of a configuration.
 
@@ -49,6 +50,7 @@ def option(
         low, high: inclusive bounds; above: exclusive lower bound.
         choices: the only accepted strings.
         run_only: does not change the result (log intervals, say), so a resumed run may change it.
+        alias: another flag for it.
     """
     return dataclasses.field(
         default=default,
@@ -60,6 +62,7 @@ def option(
             "above": above,
             "choices": choices,
             "run_only": run_only,
+            "alias": alias,
         },
     )
 

@@ -8,8 +8,8 @@ from typing import ClassVar
 from smdiff.config.options import REVISION, option
 from smdiff.errors import UserError
 
-DATA, MODEL, ADAPTER, SOFT, OBJECTIVE, OPTIM, RUN = (
-    "Data", "Model", "Adapter", "Soft-masking", "Objective", "Optimisation", "Run",
+DATA, MODEL, ADAPTER, SOFT, OBJECTIVE, OPTIM, SPEED, RUN = (
+    "Data", "Model", "Adapter", "Soft-masking", "Objective", "Optimisation", "Speed", "Run",
 )  # fmt: skip
 
 
@@ -48,10 +48,19 @@ class TrainingConfig:
     clip: float = option(1.0, "Largest gradient norm; 0 does not clip", OPTIM, low=0, high=1e6)
     ema: float = option(0.999, "Decay of the averaged weights, which are the result; 0 turns it off", OPTIM,
                         low=0, high=0.999999)  # fmt: skip
-    precision: str = option(
-        "auto", "auto: bf16 on a GPU that has it, else fp32", OPTIM, choices=("auto", "fp32", "bf16")
-    )
     seed: int = option(0, "Seed of weights, data order and noise", OPTIM, low=0, high=2**31)
+
+    precision: str = option(
+        "auto", "auto: bf16 on a GPU that has it, and on a CPU where a short check finds it faster; else fp32", SPEED,
+        choices=("auto", "fp32", "bf16"), alias="--dtype",
+    )  # fmt: skip
+    compile: bool = option(False, "Compile the network's blocks with torch.compile", SPEED)
+    gradient_checkpointing: bool = option(False, "Recompute activations: less memory, a third more time", SPEED)
+    liger: bool = option(False, "The output layer and its loss in liger-kernel's fused kernel (CUDA)", SPEED)
+    threads: int | None = option(
+        None, "CPU threads; by default PyTorch's number, within the CPUs that the process may use", SPEED,
+        low=1, high=4096, run_only=True,
+    )  # fmt: skip
 
     out: str | None = option(
         None, "Folder of the run; by default runs/, the command and a hash of the options", RUN, run_only=True
@@ -221,7 +230,8 @@ class FinetuneConfig(TrainingConfig):
         None, "For a causal model: the token that becomes the mask; by default an unused id, or a new one", MODEL
     )
     quantize: str = option("none", "4bit: base weights in four bits (bitsandbytes)", MODEL, choices=("none", "4bit"))
-    gradient_checkpointing: bool = option(False, "Recompute activations: less memory, a third more time", MODEL)
+    attn: str = option("sdpa", "How a transformers model computes attention", SPEED,
+                       choices=("sdpa", "eager", "flash_attention_2"))  # fmt: skip
 
     adapter: str = option("dora", "dora or lora: train an adapter; none: all weights", ADAPTER,
                           choices=("dora", "lora", "none"))  # fmt: skip

@@ -23,9 +23,10 @@ from transformers import (
     PreTrainedModel,
     Qwen2Config,
 )
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, is_flash_attn_2_available
 
 from smdiff.errors import UserError, first_line, some
+from smdiff.models.dit import DiT
 from smdiff.models.weights import read_object
 
 SHIFT = "shifted_logits"
@@ -230,6 +231,26 @@ def load_weights(
     # Or it would be saved under the names it was read from, which are not those of its configuration.
     model._weight_conversions = None
     return model.eval()
+
+
+def set_attention(backbone: PreTrainedModel, kind: str) -> None:
+    """Choose how a `transformers` model computes attention: sdpa, eager, or flash_attention_2.
+
+    Raises:
+        UserError: the model has one way only, or the package is not installed.
+    """
+    if backbone.config._attn_implementation == kind:
+        return
+    if isinstance(backbone, DiT):
+        if kind != "sdpa":
+            raise UserError(f"--attn {kind}", "a DiT has PyTorch's fused attention only", "Leave it out.")
+        return
+    if kind == "flash_attention_2" and not is_flash_attn_2_available():
+        raise UserError(f"--attn {kind}", "it needs a GPU and flash-attn", "pip install flash-attn, or --attn sdpa.")
+    try:
+        backbone.set_attn_implementation(kind)
+    except (ValueError, ImportError) as error:
+        raise UserError(f"--attn {kind}", first_line(error), "Use --attn sdpa or --attn eager.") from None
 
 
 def four_bits() -> Any:

@@ -31,9 +31,11 @@ from smdiff.models.weights import read_object
 from smdiff.ranks import gather, is_first, ranks
 from smdiff.training import sharding
 from smdiff.training.bad_batches import BadBatches
+from smdiff.training.callbacks import Meter
 from smdiff.training.checkpoints import PARTIAL, Best, Checkpoints, deliver
 from smdiff.training.ema import Ema
 from smdiff.training.sharding import Sharded
+from smdiff.training.speed import Cost
 
 # A time from which on the average over t is the ELBO's.
 _NEARLY_0 = 0.01
@@ -94,8 +96,10 @@ class SoftMaskTrainer(Trainer):
             self.best.step, self.best.nll = gather((self.best.step, self.best.nll))[0]  # what all decide by
         self.loss_is_scaled_for_ga = True  # compute_loss divides by the whole batch
         self.tokens_seen = self.forward_passes = 0
+        self.cost, self.flops = Cost.of(denoiser.backbone), 0.0
         self.evaluated = -1  # the step of the last look at held-out data
         self.bad_batches = BadBatches(config.skip_bad_batches)
+        self.meter: Meter | None = None
         self._micro_batch = (-1, 0)
         self._saving = False
 
@@ -146,6 +150,8 @@ class SoftMaskTrainer(Trainer):
         loss = self.objective.loss(sees, x0, draw, self.denoiser.mask_id, self.denoiser.shift).total()
         self.tokens_seen += x0.numel() * self.args.world_size
         self.forward_passes += (1 + draw.two_pass) * (index == 0)
+        predicted = x0.numel() if self.objective.is_causal else int(draw.masked.sum())
+        self.flops += self.cost.step(x0.numel(), predicted, x0.shape[1], draw.two_pass)
         if self.objective.is_mean:
             return loss / c.accumulation
         # DDP averages over processes; the whole batch's sum needs that undone.
@@ -280,6 +286,8 @@ class SoftMaskTrainer(Trainer):
         if "loss" in logs:
             logs["loss"] = self.bad_batches.mean(logs["loss"], self.state.global_step)
             logs |= {"tokens": self.tokens_seen, "forward_passes": self.forward_passes}
+            if self.meter is not None:
+                logs |= self.meter.interval()
             if self.denoiser.soft_mask is not None and self.optimizer is not None:
                 logs |= self.scalars()
                 logs["soft_mask_lr"] = self.optimizer.param_groups[-1]["lr"]
@@ -403,13 +411,8 @@ def _reading(checkpoint: str | Path | None) -> Iterator[None]:
         raise UserError(f"cannot go on from {checkpoint}", reason, fix) from None
 
 
-def bf16(precision: str) -> bool:
-    """Whether a run computes in bf16."""
-    return precision == "bf16" or (precision == "auto" and torch.cuda.is_available() and torch.cuda.is_bf16_supported())
-
-
-def training_arguments(config: TrainingConfig, folder: Path, cuda: bool) -> TrainingArguments:
-    """The Trainer's own arguments for a run in `folder`."""
+def training_arguments(config: TrainingConfig, folder: Path, cuda: bool, half: bool) -> TrainingArguments:
+    """The Trainer's own arguments for a run in `folder`, in bf16 if `half`."""
     world = ranks()
     sharding.check_launcher(cuda)
     if config.batch_size % (world * config.accumulation):
@@ -429,7 +432,7 @@ def training_arguments(config: TrainingConfig, folder: Path, cuda: bool) -> Trai
         weight_decay=config.weight_decay,
         max_grad_norm=config.clip,
         optim="adamw_torch_fused",
-        bf16=bf16(config.precision),
+        bf16=half,
         use_cpu=not cuda,
         seed=config.seed,
         train_sampling_strategy="sequential",  # the dataset is in training order already

@@ -290,7 +290,8 @@ def test_chunked_scores_are_the_same(monkeypatch):
     torch.manual_seed(0)
     found = []
     for at_once in (2**26, 64):
-        monkeypatch.setattr(denoiser_module, "_LOGITS_AT_ONCE", {True: 4 * at_once, False: 4 * at_once})
+        for name in ("_LOGITS_AT_ONCE", "_KEPT_LOGITS"):
+            monkeypatch.setattr(denoiser_module, name, {True: at_once, False: at_once})
         denoiser = Denoiser(small_dit(), 36, SoftMask(k=3, w_s=0.5))
         ids = torch.arange(24).view(2, 12)
         where = torch.ones_like(ids, dtype=torch.bool)
