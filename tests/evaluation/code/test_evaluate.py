@@ -15,7 +15,7 @@ from smdiff.models.denoiser import Denoiser
 from tests.conftest import small_dit
 
 # The first three tasks, 8 new tokens: what is tested is the way, the model knows nothing.
-FEW = ["--limit", "3", "--length", "8", "--steps", "1/4,1/1", "--quiet", "--workers", "2"]
+FEW = ["--limit", "3", "--length", "8", "--steps", "1/4,1/1", "--quiet", "--workers", "1"]
 RUN = [*FEW, "--allow-code-execution"]
 
 
@@ -245,7 +245,7 @@ def test_humaneval_plus_asks_what_humaneval_has_answered(shared, model, tmp_path
 
 
 def test_self_test_of_a_spoilt_grader_fails(capsys, monkeypatch):
-    command = ["eval-code", "--self-test", "--limit", "4", "--workers", "2", "--quiet"]
+    command = ["eval-code", "--self-test", "--limit", "4", "--workers", "1", "--quiet"]
     assert main(command) == 0
     assert "4/4" in capsys.readouterr().out
     monkeypatch.setattr(stages, "_corrupted", lambda task: task.canonical)
