@@ -221,7 +221,10 @@ def load_benchmark(name: str, files: Iterable[str] = (), *, whole: bool = False)
     Raises:
         UserError: the data is missing and cannot be fetched, or a file is cut or of no benchmark.
     """
-    given = {kind_of(path): path for path in (Path(f).expanduser() for f in files)}
+    given: dict[str, Path] = {}
+    for path in (Path(f).expanduser() for f in files):
+        if (other := given.setdefault(kind_of(path), path)) != path:
+            raise UserError(f"--data {other},{path}", f"both hold {TITLES[kind_of(path)]}", "Leave one out.")
     path, source = (given[name], given[name].name) if name in given else _FILES[name]()
     raw = _read(path)
     rows = _rows(path, raw)
