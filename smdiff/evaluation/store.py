@@ -217,8 +217,10 @@ class interruptible:
         """Hold the folder until the end of the block.
 
         Raises:
-            UserError: another process holds it.
+            UserError: another process holds it, or it is none.
         """
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"--out {folder} holds something else", "it is a file", "Choose another folder.")
         self._held.enter_context(locked(folder))
         self._folder = folder
 
