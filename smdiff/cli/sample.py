@@ -63,5 +63,7 @@ def sample(
     viewer = Viewer(show, show_to or _PAGE, history, title=f"{model}, {config.scheduler}")
     loaded = load(pinned(model, config.revision), config.tokenizer, config.device, config.precision)
     with viewer:
-        texts = write(loaded, config, watch=viewer.watch if viewer.on else None, progress=show != "live")
+        texts = write(
+            loaded, config, watch=viewer.watch if viewer.on else None, progress=None if show == "live" else "sampling"
+        )
         samples(texts, json, viewer)

@@ -86,11 +86,11 @@ def generate(
     """
     config = config or SampleConfig()
     if prompts is None:
-        return list(write(model, config, progress=False, report=False))
+        return list(write(model, config, progress=None, report=False))
     if (config.prompt, config.infill, config.prompt_file) != (None, None, None):
         raise UserError("prompts are given twice", "as an argument and in the configuration", "Give them once.")
     asked = [of_text(model.tokenizer, p, config.chat) for p in ([prompts] if isinstance(prompts, str) else prompts)]
-    return list(write(model, config, asked, progress=False, report=False)) if asked else []
+    return list(write(model, config, asked, progress=None, report=False)) if asked else []
 
 
 def write(
@@ -99,7 +99,7 @@ def write(
     prompts: list[Prompt] | None = None,
     watch: Callable[[list[Frame]], None] | None = None,
     indices: Sequence[int] | None = None,
-    progress: bool = True,
+    progress: str | None = "sampling",
     report: bool = True,
 ) -> Iterator[Text]:
     """The texts of `generate`, each as its batch is done.
@@ -108,7 +108,7 @@ def write(
         prompts: None takes what `config` says.
         indices: numbers of the texts, one a prompt, on which their randomness depends; by default 0, 1, ...
         watch: called with a frame for each text of the batch after each step.
-        progress: show a bar.
+        progress: label of the bar, of tokens; None for no bar.
         report: say on stderr what the model has to say, and in the end what it all cost.
     """
     plan = _plan(model, config, _prompts(model, config) if prompts is None else prompts)
@@ -120,7 +120,7 @@ def write(
     batches = [jobs[i : i + config.batch_size] for i in range(0, len(jobs), config.batch_size)]
     masks = [sum(_masks(prompt, plan.length, plan.denoiser.mask_id) for _, prompt in batch) for batch in batches]
     done, calls, confidences, tokens, began = 0, 0, 0.0, 0, time.monotonic()
-    with track("sampling", sum(masks)) if progress else contextlib.nullcontext() as tracker:
+    with track(progress, sum(masks)) if progress else contextlib.nullcontext() as tracker:
         for turn in turns(range(len(batches))):
             number, mine = share(turn)
             written: list[Text] = []

@@ -54,9 +54,9 @@ class _Evaluation:
 
     def __init__(self, names: list[str], config: EvalTextConfig, out: Path | None, work: interruptible) -> None:
         self.names, self.config, self.models = names, config, _Models(config)
-        self._weights = {name: weights_digest(name) for name in names}
+        self.weights = {name: weights_digest(name) for name in names}
         shared = {k: v for k, v in identity(config).items() if k not in _AXES}
-        folder = out or Path("runs") / f"eval-text-{fingerprint(shared | {'models': self._weights})}"
+        folder = out or Path("runs") / f"eval-text-{fingerprint(shared | {'models': self.weights})}"
         work.take(folder)
         self.store = Store(folder, shared)
         self.scores = self.store.lines(likelihood.SCORES, names=likelihood.KEY)
@@ -78,7 +78,7 @@ class _Evaluation:
     def about(self, name: str) -> dict[str, Any]:
         """What is known of a model without loading it again."""
         facts = self.store.facts.get("models", {})
-        digest = self._weights[name]
+        digest = self.weights[name]
         if digest not in facts:
             model = self.models[name]
             end = model.tokenizer.eos_token
@@ -97,7 +97,7 @@ class _Evaluation:
     def _key(self, name: str, part: Part) -> str:
         c = self.config
         return fingerprint(
-            part.facts() | {"weights": self._weights[name], "length": self.length, "limit": c.limit, "draws": c.draws,
+            part.facts() | {"weights": self.weights[name], "length": self.length, "limit": c.limit, "draws": c.draws,
                             "seed": c.seed, "fraction": c.valid_fraction}
         )  # fmt: skip
 
@@ -122,7 +122,7 @@ class _Evaluation:
         found = []
         for name in self.names:
             about = self.about(name)
-            home, vocabulary = f"{Path(name).name}-{self._weights[name][:8]}", about["vocabulary"]
+            home, vocabulary = f"{Path(name).name}-{self.weights[name][:8]}", about["vocabulary"]
             for setting, steps, folder in generated.ways(self.config, about["causal"], about["soft_mask"], self.length):
                 place = f"{home}/{folder}"
                 found.append(Arm.at(self.store, place, name, setting, steps, vocabulary, self.config.generate))
@@ -198,13 +198,13 @@ def evaluate(models: list[str], config: EvalTextConfig, out: Path | None = None)
         found = result(
             "eval-text",
             as_dict(config),
-            models={name: work._weights[name] for name in names},
+            models={name: work.weights[name] for name in names},
             data=[part.facts() | {"length": work.length, "sequences": _size(rows, part)} for part in work.parts],
             judge=None if by is None else by.facts,
             features=None if features is None else features.facts,
             results=rows,
             generated=texts,
-            notes=[*_notes(rows), *remarks],
+            notes=[*_notes(rows), *_own_judges(work, by), *remarks],
         )
         return deliver(found, work.store.path, f"{', '.join(Path(n).name for n in names)}, 95 % intervals")
 
@@ -242,6 +242,11 @@ def _judge(option: str, name: str, device: str | None) -> Judge:
         if path.exists():
             fix = "Give a causal model: a folder, a .gguf file, or a run of --objective ar."
         raise UserError(f"{option} {name}", error.why, fix) from None
+
+
+def _own_judges(work: _Evaluation, by: Judge | None) -> list[str]:
+    own = [name for name in work.names if by is not None and work.weights[name] == by.facts["weights"]]
+    return [f"{name} is judged by itself: its generative perplexity does not compare" for name in own]
 
 
 def _notes(rows: list[dict[str, Any]]) -> list[str]:

@@ -96,25 +96,26 @@ def generate(model: Model, config: EvalTextConfig, arm: Arm, length: int) -> Non
     missing = [i for i in range(arm.n) if (i,) not in arm.samples.records]
     if not missing:
         return
-    label = f"{arm.model}: {arm.steps or arm.setting.scheduler} steps, {_kind(arm.setting)}"
-    with track(label, arm.n, arm.n - len(missing)) as tracker:
-        written = _autoregressive if arm.setting.scheduler == AR else _denoised
-        for batch in batches(written(model, config, arm.setting, length, missing), config.batch_size):
-            arm.samples.add(batch)
-            tracker.advance(len(batch))
+    written = _autoregressive if arm.setting.scheduler == AR else _denoised
+    label = f"{arm.model}, {_way(arm.setting, arm.steps)}, tokens of {len(missing)} texts:"
+    for batch in batches(written(model, config, arm.setting, length, missing, label), config.batch_size):
+        arm.samples.add(batch)
 
 
-def _kind(setting: Setting) -> str:
-    return "left to right" if setting.scheduler == AR else "soft-masked" if setting.soft_mask else "binary"
+def _way(setting: Setting, steps: int | None) -> str:
+    if setting.scheduler == AR:
+        return "left to right"
+    kind = "soft-masked" if setting.soft_mask else "binary"
+    return f"{setting.scheduler}, {kind}" + (f", {steps} steps" if steps else "")
 
 
 def _denoised(
-    model: Model, config: EvalTextConfig, setting: Setting, length: int, missing: list[int]
+    model: Model, config: EvalTextConfig, setting: Setting, length: int, missing: list[int], label: str
 ) -> Iterator[dict[str, Any]]:
     since = time.monotonic()
     prompts = [NOTHING] * len(missing)
     for text in write(
-        model, config.sample_config(setting, length), prompts, indices=missing, progress=False, report=False
+        model, config.sample_config(setting, length), prompts, indices=missing, progress=label, report=False
     ):
         now = time.monotonic()  # the texts of a batch come together: the first one carries its time
         yield _record(text.index, text.text, text.ids, text.nfe, now - since)
@@ -122,19 +123,25 @@ def _denoised(
 
 
 def _autoregressive(
-    model: Model, config: EvalTextConfig, setting: Setting, length: int, missing: list[int]
+    model: Model, config: EvalTextConfig, setting: Setting, length: int, missing: list[int], label: str
 ) -> Iterator[dict[str, Any]]:
     temperature = 1.0 if config.temperature is None else config.temperature
     top_p = 0.9 if config.top_p is None else config.top_p
     batches = [missing[start : start + config.batch_size] for start in range(0, len(missing), config.batch_size)]
-    for turn in turns(batches):
-        since, (mine, _) = time.monotonic(), share(turn)
-        ids = continue_from_start(model.denoiser, length, setting.seed, mine, temperature, top_p).tolist()
-        written = [row for found in gather(ids)[: len(turn)] for row in found]
-        seconds = time.monotonic() - since  # of all that are written together: the first one carries it
-        for index, row in zip((i for rows in turn for i in rows), written, strict=True):
-            yield _record(index, model.tokenizer.decode(row), row, length, seconds)
-            seconds = 0.0
+    done = 0
+    with track(label, len(missing) * length) as tracker:
+        for turn in turns(batches):
+            since, (mine, _) = time.monotonic(), share(turn)
+            ids = continue_from_start(
+                model.denoiser, length, setting.seed, mine, temperature, top_p, tracker.advance
+            ).tolist()
+            written = [row for found in gather(ids)[: len(turn)] for row in found]
+            done += len(written)
+            tracker.update(done * length)
+            seconds = time.monotonic() - since  # of all that are written together: the first one carries it
+            for index, row in zip((i for rows in turn for i in rows), written, strict=True):
+                yield _record(index, model.tokenizer.decode(row), row, length, seconds)
+                seconds = 0.0
 
 
 def _record(index: int, text: str, ids: list[int], nfe: int, seconds: float) -> dict[str, Any]:

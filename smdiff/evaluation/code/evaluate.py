@@ -160,7 +160,7 @@ class _Evaluation:
         # Prompts of like length side by side: less padding. A text depends on its number alone.
         order = sorted(missing, key=lambda key: (len(prompts[key[0]].ids), missing[key][0]))
         written = write(
-            self.model, config.sample_config(arm.setting, length), [prompts[i] for i, _ in order], progress=False,
+            self.model, config.sample_config(arm.setting, length), [prompts[i] for i, _ in order], progress=None,
             report=False, indices=[missing[key][0] for key in order],
         )  # fmt: skip
         since = time.monotonic()
