@@ -98,7 +98,8 @@ class Denoiser(nn.Module):
         names = set(self.backbone._no_split_modules or ())
         blocks = [m for m in self.backbone.modules() if type(m).__name__ in names]
         if not blocks:
-            raise UserError("--compile", f"a {type(self.backbone).__name__} does not say what its blocks are")
+            kind = type(self.backbone).__name__
+            raise UserError("--compile", f"a {kind} does not say what its blocks are", "Leave it out.")
         for block in blocks:
             block.compile(**options)
 

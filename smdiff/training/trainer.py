@@ -364,7 +364,19 @@ class SoftMaskTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """The weights that `_save` wrote."""
         with _reading(resume_from_checkpoint):
+            self._load_counters(Path(resume_from_checkpoint))  # before the Trainer goes by them
             self._fill(partial(restore, folder=Path(resume_from_checkpoint)))
+
+    def _load_counters(self, folder: Path) -> int:
+        """What was done until the checkpoint. Returns its step."""
+        counters = read_object(folder / "counters.json")
+        step = int(TrainerState.load_from_json(str(folder / "trainer_state.json")).global_step)
+        if folder.name != f"checkpoint-{step}":
+            raise ValueError(f"its trainer_state.json is of step {step}")
+        self.tokens_seen, self.forward_passes = int(counters["tokens"]), int(counters["forward_passes"])
+        self.evaluated = int(counters.get("evaluated", -1))
+        self.bad_batches.skipped = list(counters.get("skipped", []))
+        return step
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """The optimiser, and what else `_save` wrote."""
@@ -377,13 +389,7 @@ class SoftMaskTrainer(Trainer):
             raise UserError(f"{folder} was saved {kind} FSDP", "its optimiser's state is in another form", fix)
         with _reading(folder):
             super()._load_optimizer_and_scheduler(checkpoint)
-            counters = read_object(folder / "counters.json")
-            step = int(TrainerState.load_from_json(str(folder / "trainer_state.json")).global_step)
-            if folder.name != f"checkpoint-{step}":
-                raise ValueError(f"its trainer_state.json is of step {step}")
-            self.tokens_seen, self.forward_passes = int(counters["tokens"]), int(counters["forward_passes"])
-            self.evaluated = int(counters.get("evaluated", -1))
-            self.bad_batches.skipped = list(counters.get("skipped", []))
+            step = self._load_counters(folder)
             self.start_averages()
             if self.ema is not None:
                 with self._averaged():
