@@ -36,6 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import datasets
 import torch
 import transformers
+from safetensors.torch import load_file
 
 import smdiff.training.finetune
 import smdiff.training.pretrain
@@ -84,11 +85,14 @@ def finish(child: int) -> int:
 
 def fingerprints(checkpoint: Path) -> dict[str, str]:
     """Hashes of all that decides how a run goes on from a checkpoint."""
-    names = ("model.safetensors", "ema.safetensors", "soft_mask.json", "counters.json")
-    found = {n: hashlib.sha256((checkpoint / n).read_bytes()).hexdigest() for n in names if (checkpoint / n).exists()}
-    for name in ("optimizer.pt", "scheduler.pt"):  # equal states may differ as pickles
+    states = {name: json.loads((checkpoint / name).read_text()) for name in ("soft_mask.json", "counters.json")}
+    # Equal states may differ as files: in the order of a header's keys, and in how a pickle refers to equal strings.
+    states |= {name: torch.load(checkpoint / name, weights_only=True) for name in ("optimizer.pt", "scheduler.pt")}
+    states |= {name: load_file(checkpoint / name) for name in ("model.safetensors", "ema.safetensors")}
+    found = {}
+    for name, state in states.items():
         digest = hashlib.sha256()
-        _feed(torch.load(checkpoint / name, weights_only=True), digest)
+        _feed(state, digest)
         found[name] = digest.hexdigest()
     return found
 
@@ -259,7 +263,7 @@ def main() -> int:
             target, folder = made[number % len(made)], work / f"round-{number}"
             k, s, wrong = kill_round(target, folder, chance)
             kills, saves = kills + k, saves + s
-            print(f"round {number}, {target.name}: {k} kills, {s} inside a save{wrong}", file=sys.stderr, flush=True)
+            print(f"round {number}, {target.name}: {k} kills, {s} inside a save {wrong}", file=sys.stderr, flush=True)
             if wrong:
                 failed.append(f"kill, round {number}, {target.name}: {wrong}")
             shutil.rmtree(folder, ignore_errors=True)

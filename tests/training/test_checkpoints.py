@@ -49,6 +49,15 @@ def train(text, tmp_path, monkeypatch):
     return run
 
 
+@pytest.fixture(scope="module")
+def whole(text, tmp_path_factory):
+    """What an undisturbed run ends with."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    flags = {**TINY, "data": text, "out": str(out), "save_every": 2, "keep": 3}
+    result = pretrain(resolve(PretrainConfig, flags))
+    return SimpleNamespace(weights=weights(out), valid=result["valid"])
+
+
 @pytest.fixture
 def half(train, tmp_path, monkeypatch):
     """The folder of a run that was killed after six of eight steps, with checkpoints at 2, 4 and 6."""
@@ -116,18 +125,17 @@ def test_a_disk_that_gives_back_other_bytes_is_seen(sealed, monkeypatch):
 # Which checkpoint a run goes on from
 
 
-def test_a_run_goes_on_from_the_newest_that_verifies_and_says_what_it_passed_over(half, train, tmp_path, capsys):
-    whole = train("whole")
+def test_a_run_goes_on_from_the_newest_that_verifies(half, train, whole, capsys):
     os.truncate(half / "checkpoint-6" / "optimizer.pt", 100)
     file = half / "checkpoint-4" / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"\x7f")
     capsys.readouterr()
-    assert train()["valid"] == whole["valid"]
+    assert train()["valid"] == whole.valid
     said = capsys.readouterr().err
     assert "checkpoint-6: optimizer.pt has 100 of" in said
     assert "checkpoint-4: model.safetensors has another hash" in said
     assert f"continuing from {half / 'checkpoint-2'}" in said
-    assert same(weights(tmp_path / "whole"), weights(tmp_path / "run"))
+    assert same(whole.weights, weights(half.parent))
     # Those in the way have made way for whole ones.
     assert [(p.name, flaw(p)) for p in Checkpoints(half, 3).all()] == [(f"checkpoint-{n}", "") for n in (8, 6, 4)]
     assert [p.name for p in half.iterdir() if p.name.startswith(".")] == []
@@ -179,7 +187,7 @@ def test_no_checkpoint_goes_before_the_next_one_verifies(half, train, monkeypatc
         patch.setattr(module, "seal", refuse)
         with pytest.raises(RunFailed, match=r"cannot save .*checkpoint-8: Input/output error"):
             train(keep=1)
-    assert [(p.name, flaw(p)) for p in Checkpoints(half, 3).all()] == [(f"checkpoint-{n}", "") for n in (6, 4, 2)]
+    assert [(p.name, flaw(p)) for p in Checkpoints(half, 1).all()] == [("checkpoint-6", "")]
     assert train(keep=1)["train"]["steps"] == 8
     assert [p.name for p in half.iterdir()] == ["checkpoint-8"]
 
@@ -315,8 +323,7 @@ def test_a_run_whose_folder_is_in_use_is_refused(half, text, capsys):
 
 
 @pytest.mark.parametrize("replaced", [False, True])
-def test_a_run_whose_folder_goes_away_stops_writes_nowhere_else_and_goes_on(train, tmp_path, monkeypatch, replaced):
-    whole = train("whole")
+def test_a_run_whose_folder_goes_away_stops_and_goes_on(train, whole, tmp_path, monkeypatch, replaced):
     out, original = tmp_path / "run", SoftMaskTrainer.compute_loss
 
     def compute_loss(self, *arguments, **options):
@@ -334,8 +341,8 @@ def test_a_run_whose_folder_goes_away_stops_writes_nowhere_else_and_goes_on(trai
         assert list(out.iterdir()) == []
         out.rmdir()
     (tmp_path / "elsewhere").rename(out)
-    assert train()["valid"] == whole["valid"]
-    assert same(weights(tmp_path / "whole"), weights(out))
+    assert train()["valid"] == whole.valid
+    assert same(whole.weights, weights(out))
 
 
 # Files of a stranger
@@ -412,8 +419,7 @@ def test_nonsense_in_a_checkpoint_is_one_line(half, train, name, content):
 
 @pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGINT, signal.SIGINT]], ids=["term", "twice"])
 @pytest.mark.parametrize("where", ["step", "save"])
-def test_signals_stop_a_run_that_goes_on(train, tmp_path, monkeypatch, signals, where):
-    whole = train("whole")
+def test_signals_stop_a_run_that_goes_on(train, whole, tmp_path, monkeypatch, signals, where):
 
     def strike():
         for number in signals:
@@ -439,15 +445,14 @@ def test_signals_stop_a_run_that_goes_on(train, tmp_path, monkeypatch, signals, 
     stopped_at = {("step", 1): 4, ("step", 2): 2, ("save", 1): 5, ("save", 2): 2}[where, len(signals)]
     assert found[0] == f"checkpoint-{stopped_at}"
     assert not (tmp_path / "run" / "checkpoints" / ".partial").exists()
-    assert train()["valid"] == whole["valid"]
-    assert same(weights(tmp_path / "whole"), weights(tmp_path / "run"))
+    assert train()["valid"] == whole.valid
+    assert same(whole.weights, weights(tmp_path / "run"))
 
 
 # Memory, disks
 
 
-def test_out_of_memory_is_told_and_the_run_goes_on(train, tmp_path, monkeypatch):
-    whole = train("whole")
+def test_out_of_memory_is_told_and_the_run_goes_on(train, whole, tmp_path, monkeypatch):
     original = SoftMaskTrainer.compute_loss
     for error in (MemoryError(), torch.OutOfMemoryError("CUDA out of memory")):
 
@@ -460,8 +465,8 @@ def test_out_of_memory_is_told_and_the_run_goes_on(train, tmp_path, monkeypatch)
             patch.setattr(SoftMaskTrainer, "compute_loss", compute_loss)
             with pytest.raises(RunFailed, match=r"out of memory at step 4: a micro-batch .* Raise --accumulation"):
                 train()
-    assert train()["valid"] == whole["valid"]
-    assert same(weights(tmp_path / "whole"), weights(tmp_path / "run"))
+    assert train()["valid"] == whole.valid
+    assert same(whole.weights, weights(tmp_path / "run"))
 
 
 @pytest.fixture
@@ -476,8 +481,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
-def test_a_disk_that_fills_up_and_has_room_again(small_disk, train, tmp_path, monkeypatch):
-    whole = train("whole")
+def test_a_disk_that_fills_up_and_has_room_again(small_disk, train, whole, monkeypatch):
     plenty = SimpleNamespace(disk_usage=lambda path: SimpleNamespace(free=10**12))
     monkeypatch.setattr("smdiff.training.run_folder.shutil", plenty)
     stopped = []
@@ -492,8 +496,8 @@ def test_a_disk_that_fills_up_and_has_room_again(small_disk, train, tmp_path, mo
             stopped.append(room)
         ballast.unlink()
     assert len(stopped) >= 2
-    assert train("disk/run")["valid"] == whole["valid"]
-    assert same(weights(tmp_path / "whole"), weights(small_disk / "run"))
+    assert train("disk/run")["valid"] == whole.valid
+    assert same(whole.weights, weights(small_disk / "run"))
 
 
 def test_a_read_only_disk_is_told(small_disk, train):
