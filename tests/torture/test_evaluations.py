@@ -110,7 +110,7 @@ def test_a_failed_add_leaves_no_part_of_a_line(tmp_path):
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize("tail", [b'{"task_id": "b", "sam', b"\0\0\0", b'{"task_id": "b", "sample": 0}'])
+@pytest.mark.parametrize("tail", [b'{"task_id": "b", "sam' + b"x" * 99, b"\0\0\0", b'{"task_id": "b", "sample": 0}'])
 def test_the_rest_of_a_cut_line_is_replaced(tail, tmp_path):
     path = tmp_path / "samples.jsonl"
     whole = {"task_id": "a", "sample": 0}
