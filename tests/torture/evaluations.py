@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,13 +60,28 @@ def _timeless(value: Any) -> Any:
     return [_timeless(v) for v in value] if isinstance(value, list) else value
 
 
+def same(one: Any, other: Any) -> bool:
+    """Equal, but for the rounding of figures, which the others of a batch can change."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(same(one[k], other[k]) for k in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=1e-4, abs_tol=1e-4)
+    return type(one) is type(other) and one == other
+
+
+def _key(record: dict[str, Any]) -> str:
+    return json.dumps([record.get(name) for name in ("task_id", "sample", "judge", "index", "key")])
+
+
 def outcome(out: Path) -> dict[str, Any]:
     """What an evaluation found: the samples in their order, all other records, the scores. Nothing of the clock."""
     found: dict[str, Any] = {}
     for path in out.rglob("*.jsonl"):
         records = [_timeless(json.loads(line)) for line in path.read_text().splitlines()]
         in_order = path.name == "samples.jsonl"  # verdicts come as programs end
-        found[str(path.relative_to(out))] = records if in_order else sorted(map(json.dumps, records))
+        found[str(path.relative_to(out))] = records if in_order else sorted(records, key=_key)
     result = json.loads((out / "result.json").read_text())
     facts = json.loads((out / "eval.json").read_text())
     return found | {"results": _timeless([result["results"], result.get("generated"), result["notes"]]), "facts": facts}
