@@ -23,7 +23,7 @@ import matplotlib.pyplot  # noqa: F401  once, and not in every child
 import smdiff.evaluation.code.evaluate
 import smdiff.evaluation.evaluate_text  # noqa: F401
 from smdiff.cli import main
-from tests.torture.evaluations import World, check_files, leftovers, outcome, same
+from tests.torture.evaluations import World, check_files, leftovers, outcome
 from tests.torture.write_faults import Faults, injected
 
 KINDS = ("eval-code", "eval-text")
