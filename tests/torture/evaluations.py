@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,17 +57,6 @@ def _timeless(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _timeless(v) for k, v in value.items() if k not in _TIMES}
     return [_timeless(v) for v in value] if isinstance(value, list) else value
-
-
-def same(one: Any, other: Any) -> bool:
-    """Equal, but for the rounding of figures, which the others of a batch can change."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(same(one[k], other[k]) for k in one)
-    if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(same, one, other))
-    if isinstance(one, float) and isinstance(other, float):
-        return math.isclose(one, other, rel_tol=1e-4, abs_tol=1e-4)
-    return type(one) is type(other) and one == other
 
 
 def _key(record: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ from smdiff.errors import RunFailed, UserError
 from smdiff.evaluation import store
 from smdiff.evaluation.store import Lines, Store
 from smdiff.files import write_whole
-from tests.torture.evaluations import World, check_files, leftovers, outcome, same
+from tests.torture.evaluations import World, check_files, leftovers, outcome
 from tests.torture.kill_evaluations import KINDS, ended, start, torture
 from tests.torture.write_faults import Faults, injected
 
@@ -70,7 +70,7 @@ def test_an_evaluation_on_a_full_disk_goes_on_when_there_is_room(kind, world, un
             assert (code, "No space left on device" in one_line(capsys)) == (1, True)
         check_files(out)
     assert main(world.command(kind, out)) == 0
-    assert same(outcome(out), whole)
+    assert outcome(out) == whole
     assert leftovers(out) == []
 
 
@@ -259,7 +259,7 @@ def test_a_folder_that_vanishes_is_told_and_goes_on_when_it_is_back(world, undis
     assert not out.exists()
     away.rename(out)
     assert main(world.command("eval-code", out)) == 0
-    assert same(outcome(out), whole)
+    assert outcome(out) == whole
 
 
 @pytest.mark.parametrize("signals", [(signal.SIGTERM,), (signal.SIGINT, signal.SIGINT)])
@@ -274,7 +274,7 @@ def test_signals_stop_it_with_the_work_saved(signals, world, undisturbed, tmp_pa
     assert ended(pid) == 130
     check_files(out)
     assert main(world.command("eval-code", out)) == 0
-    assert same(outcome(out), whole)
+    assert outcome(out) == whole
 
 
 def test_two_processes_do_not_share_a_folder(world, tmp_path, capsys):
@@ -299,4 +299,4 @@ def test_programs_of_a_killed_re_extraction_have_no_old_verdicts(world, undistur
         assert ended(start(command, Faults(out, at, kill=True, skip=(LOCK,)))) == -signal.SIGKILL
         assert at < verdicts or not any(p.read_text() for p in out.rglob("graded.jsonl"))
     assert main(command) == 0
-    assert same(outcome(out), undisturbed["eval-code"][0])
+    assert outcome(out) == undisturbed["eval-code"][0]
