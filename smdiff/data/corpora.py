@@ -183,7 +183,10 @@ def load_tables(path: Path) -> list[datasets.Dataset]:
     files = _files(path)
     found = {suffix: [str(p) for p in files if _suffix(p) == suffix] for suffix in _TABLE_SUFFIXES}
     try:
-        return [datasets.load_dataset(_TABLE_SUFFIXES[s], data_files=f, split="train") for s, f in found.items() if f]
+        tables = [datasets.load_dataset(_TABLE_SUFFIXES[s], data_files=f, split="train") for s, f in found.items() if f]
+        for table in tables:
+            table.data.validate(full=True)  # readers take texts as they are, UTF-8 or not
+        return tables
     except Exception as error:  # `datasets` wraps every reader's own errors, and some are about nothing at all
         empty = isinstance(error, StopIteration) or "no data" in str(error)
         reason = "it is empty" if empty else first_line(error.__cause__ or error)

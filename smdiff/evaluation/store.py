@@ -35,6 +35,7 @@ Key = tuple[Any, ...]
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _SYNC_SECONDS = 1.0
+_MORE = b" \n"
 
 
 def failed(path: Path, error: OSError) -> RunFailed:
@@ -45,7 +46,10 @@ def failed(path: Path, error: OSError) -> RunFailed:
 
 
 class Lines:
-    """Records in a file of JSON lines. Of a killed process at most the last line is cut, which the next one replaces.
+    """Records in a file of JSON lines. Of a killed process at most the last line is cut.
+
+    Records that are added together (a batch of texts) count together or not at all: a space at the end of a line says
+    that another one belongs to it. What a killed process left of them is replaced.
 
     Args:
         path: below the folder of an evaluation.
@@ -66,6 +70,8 @@ class Lines:
         except OSError as error:
             raise UserError(f"cannot read {path}", said(error), "See that the folder can be read.") from None
         self._end = raw.rfind(b"\n") + 1
+        while raw[: self._end].endswith(_MORE):  # of records that belong together, the last one is missing
+            self._end = raw.rfind(b"\n", 0, self._end - 1) + 1
         for number, line in enumerate(raw[: self._end].split(b"\n")[:-1], 1):
             try:
                 record = loads(line)
@@ -90,7 +96,7 @@ class Lines:
         self.records |= {self._key(r): r for r in records}
 
     def _write(self, records: list[dict[str, Any]]) -> None:
-        text = "".join(dumps(record, None) + "\n" for record in records).encode()
+        text = _MORE.join(dumps(record, None).encode() for record in records) + b"\n"
         try:
             self._make_folder()
             with open(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666), "rb+", buffering=0) as file:

@@ -59,13 +59,17 @@ def _timeless(value: Any) -> Any:
     return [_timeless(v) for v in value] if isinstance(value, list) else value
 
 
+def _key(record: dict[str, Any]) -> str:
+    return json.dumps([record.get(name) for name in ("task_id", "sample", "judge", "index", "key")])
+
+
 def outcome(out: Path) -> dict[str, Any]:
     """What an evaluation found: the samples in their order, all other records, the scores. Nothing of the clock."""
     found: dict[str, Any] = {}
     for path in out.rglob("*.jsonl"):
         records = [_timeless(json.loads(line)) for line in path.read_text().splitlines()]
         in_order = path.name == "samples.jsonl"  # verdicts come as programs end
-        found[str(path.relative_to(out))] = records if in_order else sorted(map(json.dumps, records))
+        found[str(path.relative_to(out))] = records if in_order else sorted(records, key=_key)
     result = json.loads((out / "result.json").read_text())
     facts = json.loads((out / "eval.json").read_text())
     return found | {"results": _timeless([result["results"], result.get("generated"), result["notes"]]), "facts": facts}

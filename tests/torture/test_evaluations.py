@@ -122,6 +122,21 @@ def test_the_rest_of_a_cut_line_is_replaced(tail, tmp_path):
     assert [json.loads(line)["task_id"] for line in path.read_text().splitlines()] == ["a", "c"]
 
 
+def test_records_of_a_batch_count_together(tmp_path):
+    path = tmp_path / "samples.jsonl"
+    Lines(path).add([{"task_id": "a", "sample": i} for i in range(3)])
+    whole = path.read_bytes()
+    Lines(path).add([{"task_id": "b", "sample": i} for i in range(3)])
+    both = path.read_bytes()
+    for cut in range(len(whole), len(both)):
+        path.write_bytes(both[:cut])
+        assert {key[0] for key in Lines(path).records} == {"a"}
+    path.write_bytes(both)
+    assert len(Lines(path).records) == 6
+    path.write_bytes(both.replace(b" \n", b"\n"))  # as others write it
+    assert len(Lines(path).records) == 6
+
+
 def test_lines_that_vanish_are_told(tmp_path):
     path = tmp_path / "samples.jsonl"
     lines = Lines(path)
