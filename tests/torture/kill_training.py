@@ -273,8 +273,9 @@ def main() -> int:
             every = range(1, count + 1)
             numbers = every if options.failures == "every" else chance.sample(every, min(count, int(options.failures)))
             for at in numbers:
-                folder = work / f"failure-{at}"
+                folder = work / f"failure-{target.name}-{at}"
                 how = "once" if at % 2 else "full"
+                print(f"failure {at} of {count}, {target.name}", file=sys.stderr, flush=True)
                 if wrong := failure_round(target, folder, at, how):
                     failed.append(f"{target.name}, {how} {at}, {target.operations[at - 1]}: {wrong}")
                 injected += 1
