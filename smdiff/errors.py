@@ -44,3 +44,8 @@ def first_line(error: BaseException) -> str:
     """What a library's error says in its first line, or its kind if it says nothing."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def said(error: Exception) -> str:
+    """Why a file cannot be read or written, without its name and the number of the error."""
+    return getattr(error, "strerror", None) or first_line(error)

@@ -125,6 +125,8 @@ def locked(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         while (descriptor := _try(folder)) is None:
             pass
+    except FileExistsError:
+        raise UserError(f"{folder} is a file", fix="Choose a folder.") from None
     except OSError as error:
         reason = error.strerror or str(error)
         fix = "Make room, or choose another folder."

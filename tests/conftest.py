@@ -20,8 +20,16 @@ from smdiff.models.causal import load_causal
 from smdiff.models.denoiser import Denoiser
 from smdiff.models.dit import DiT, DiTConfig
 from smdiff.models.weights import read_object
+from smdiff.ui.console import set_quiet
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(autouse=True)
+def loud():
+    """What one test silenced with --quiet, the next one hears."""
+    yield
+    set_quiet(False)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -16,7 +17,7 @@ from smdiff.cli.report import report
 from smdiff.cli.sample import sample
 from smdiff.cli.training import finetune, pretrain
 from smdiff.config import EvalCodeConfig, EvalTextConfig, FinetuneConfig, PretrainConfig, SampleConfig
-from smdiff.errors import UserError
+from smdiff.errors import UserError, said
 from smdiff.ranks import is_first, rank
 
 app = typer.Typer(
@@ -43,6 +44,8 @@ def _one_line(text: str) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 1 failed, 2 bad input, 130 interrupted."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # what the terminal cannot show, halves of pairs too
     try:
         return app(args=argv, prog_name="smdiff", standalone_mode=False) or 0
     except UserError as error:
@@ -61,6 +64,12 @@ def main(argv: list[str] | None = None) -> int:
         # The reader of our output (head, say) has gone: nothing is left to say to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+    except OSError as error:  # of files that no command looks after: the output's, a library's cache
+        if os.environ.get("SMDIFF_DEBUG"):
+            raise
+        what = f"cannot use {error.filename}" if error.filename else "cannot read or write a file"
+        _one_line(f"error: {what}: {said(error)}. Make room or mend it, and run the same command again")
+        return 1
     except Exception as error:
         if os.environ.get("SMDIFF_DEBUG"):
             raise

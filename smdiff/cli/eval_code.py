@@ -12,6 +12,7 @@ import typer
 from smdiff.cli.options import Json, Quiet
 from smdiff.config import EvalCodeConfig, resolve
 from smdiff.errors import UserError
+from smdiff.ranks import is_first
 
 _STAGES = "Stages"
 
@@ -66,6 +67,8 @@ def eval_code(
     if (model is None) == (samples_file is None and not self_test):
         given = "a model" if model is None else "either a model, or --samples-file, or --self-test"
         raise UserError(f"eval-code needs {given}", fix="smdiff eval-code MODEL --allow-code-execution")
+    if model is None and config.revision is not None:
+        raise UserError(f"--revision {config.revision} has no effect", "there is no model", "Leave it out.")
     if not (allow_code_execution or self_test):
         command = shlex.join(["smdiff", *sys.argv[1:], "--allow-code-execution"])
         raise UserError("eval-code runs programs that a model wrote", "it needs your word", f"Say so: {command}")
@@ -75,9 +78,12 @@ def eval_code(
     setup(quiet)
     from smdiff.evaluation.code import evaluate as stages
 
+    if model is None and not is_first():  # nothing is generated: there is no work for the others
+        return None
     if self_test:
         return self_tests(stages.self_test(config), json)
     if samples_file is not None:
         return code_scores(stages.grade_file(samples_file, config, out, partial=partial), json)
     assert model is not None
-    code_scores(stages.evaluate(model, config, out, regrade=regrade, re_extract=re_extract), json)
+    if found := stages.evaluate(model, config, out, regrade=regrade, re_extract=re_extract):
+        code_scores(found, json)

@@ -22,6 +22,8 @@ def _parameter(config: type, field: dataclasses.Field) -> inspect.Parameter:
     names = [flag(field.name)]
     if kind is bool:
         names = [f"{names[0]}/{names[0].replace('--', '--no-', 1)}"]
+    if rule["alias"]:
+        names.append(rule["alias"])
     help = f"{rule['help']}."
     if field.default is not None:
         shown = ("on" if field.default else "off") if kind is bool else field.default
@@ -33,7 +35,7 @@ def _parameter(config: type, field: dataclasses.Field) -> inspect.Parameter:
 
 
 # Panels come on the help screen in the order of their first option; these come first, in this order.
-_FIRST = ("Data", "Model", "Adapter", "Soft-masking", "Objective")
+_FIRST = ("Data", "Likelihood", "Generated texts", "Model", "Adapter", "Soft-masking", "Objective")
 
 
 def _in_panels(config: type) -> list[dataclasses.Field]:

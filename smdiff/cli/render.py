@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import math
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.table import Table
 
-from smdiff.errors import RunFailed, UserError, some
+from smdiff.errors import RunFailed, said, some
+from smdiff.files import check_writable, dumps, whole
 from smdiff.ranks import is_first
 from smdiff.ui.console import err, note, out, set_quiet, tails
 from smdiff.ui.trajectory import LiveView, history_line, write_html
@@ -31,26 +33,18 @@ def setup(quiet: bool) -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TQDM_DISABLE", "1")  # what transformers shows while it reads a GGUF file
     warnings.filterwarnings("ignore")
-    for library in ("accelerate", "huggingface_hub"):
-        logging.getLogger(library).setLevel(logging.ERROR)
-    with err.status("loading libraries") if err.is_terminal and not quiet else _nothing():
+    with err.status("loading libraries") if err.is_terminal and not quiet else contextlib.nullcontext():
         import datasets
         import transformers
 
         datasets.disable_progress_bars()
         datasets.logging.set_verbosity(logging.CRITICAL)
         transformers.utils.logging.disable_progress_bar()
-
-
-class _nothing:
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *exc: object) -> None: ...
+    for library in ("accelerate", "huggingface_hub"):  # which sets its own level when it is imported
+        logging.getLogger(library).setLevel(logging.ERROR)
 
 
 def _json(value: Any) -> None:
-    from smdiff.files import dumps
-
     if is_first():
         print(dumps(value))
 
@@ -76,6 +70,11 @@ def _number(value: float | None, form: str) -> str:
     return "-" if value is None or not math.isfinite(value) else format(value, form)
 
 
+def _perplexity(value: float | None) -> str:
+    """Of any size in at most nine characters."""
+    return _number(value, ".2f" if value is None or value < 1e4 else ".2e")
+
+
 def training_result(result: dict[str, Any], json: bool) -> None:
     """What a run did."""
     if json:
@@ -92,6 +91,12 @@ def training_result(result: dict[str, Any], json: bool) -> None:
         ("tokens", f"{train['tokens']:,} in {train['seconds']:,.0f} s" + (f", {speed:,.0f} a second" if speed else "")),
         ("held out", f"{bound}{nats} ({valid['sequences']} sequences{', two passes' if soft else ''}{over})"),
     ]
+    if "mfu" in train:
+        share = f"{train['mfu']:.1%} of the peak of {train['peak_flops'] / 1e12:.3g} TFLOP/s"
+        memory = f"{train['peak_memory'] / 1e9:.1f} GB at most"
+        rows.append(
+            ("machine", f"{result['compute']['precision']}, MFU {share} ({train['peak_flops_source']}), {memory}")
+        )
     if train["delivered_step"] != train["steps"]:
         rows.append(("delivered", f"the weights of step {train['delivered_step']:,}, the lowest held-out loss"))
     if soft:
@@ -116,28 +121,24 @@ class Viewer:
         self._live = LiveView() if show == "live" else None
         self._history_path = history
         self._history: TextIO | None = None
+        self._open = contextlib.ExitStack()
         for option, path in (("--show-to", self._html), ("--history", history)):
-            if path is not None and not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
-                raise UserError(f"cannot write {option} {path}", f"there is no folder {path.parent} to write in")
-            if path is not None and path.is_dir():
-                raise UserError(f"cannot write {option} {path}", "it is a folder")
+            if path is not None:
+                check_writable(option, path)
 
     def __enter__(self) -> Viewer:
         return self
 
     def watch(self, frames: list[Frame]) -> None:
         """One more step of a batch."""
-        from smdiff.files import dumps
-
         if self._live is not None:
             self._live.show(frames)
         if self._history_path is not None:
-            # Not before there is something to write: a refused call must not empty an older file.
-            try:
-                self._history = self._history or self._history_path.open("w", encoding="utf-8")
-            except OSError as error:
-                raise UserError(f"cannot write --history {self._history_path}", error.strerror or str(error)) from None
-            self._history.writelines(dumps(history_line(frame), None) + "\n" for frame in frames)
+            with _told("--history", self._history_path):
+                if self._history is None:  # not before there is something to write
+                    beside = self._open.enter_context(whole(self._history_path))
+                    self._history = self._open.enter_context(beside.open("w", encoding="utf-8"))
+                self._history.writelines(dumps(history_line(frame), None) + "\n" for frame in frames)
         if self._html is not None:
             self._frames += frames
 
@@ -148,18 +149,29 @@ class Viewer:
 
     def __exit__(self, *error: Any) -> None:
         self.settle()
-        if self._history is not None:
-            self._history.close()
-        if self._html is not None and self._frames:
-            write_html(self._html, self._frames, self._title)
+        with _told("--history", self._history_path):
+            self._open.__exit__(*error)
+        if self._html is not None and self._frames and error[0] is None:
+            with _told("--show-to", self._html):
+                write_html(self._html, self._frames, self._title)
             note(f"steps: {self._html}")
+
+
+@contextlib.contextmanager
+def _told(option: str, path: Path | None) -> Iterator[None]:
+    """What goes wrong with a file of the steps, as one line."""
+    try:
+        yield
+    except OSError as error:
+        fix = "Make room, or choose another folder, and run the same command again."
+        raise RunFailed(f"cannot write {option} {path}", said(error), fix) from None
 
 
 def samples(texts: Iterable[Text], json: bool, viewer: Viewer) -> None:
     """Texts as they come."""
-    from smdiff.files import dumps
-
     for text in texts:
+        if not is_first():
+            continue
         viewer.settle()
         if json:
             print(dumps(dataclasses.asdict(text), None), flush=True)
@@ -185,11 +197,14 @@ def text_scores(result: dict[str, Any], json: bool) -> None:
 def _likelihoods(result: dict[str, Any], data: dict[str, Any]) -> Table:
     rows = [row for row in result["results"] if row["data"] == data["name"]]
     part = "" if data["split"] == "all" else "held-out part of "
-    size = f"{data['sequences']} sequences of {data['length']}, {result['config']['draws']} masks each"
+    exact = all(row["exact"] for row in rows)
+    masks = "" if exact else f", {result['config']['draws']} masks each"
+    bound = "" if exact else "PPL <= is an upper bound (negative ELBO). "
+    size = f"{data['sequences']} sequences of {data['length']}{masks}"
     table = Table(
         title=f"{part}{data['name']}: {size}",
         title_justify="left",
-        caption="PPL <= is an upper bound (negative ELBO). Differences: same sequences and masks, 95 % interval.",
+        caption=f"{bound}Differences: same sequences and masks, 95 % interval.",
         caption_justify="left",
     )
     table.add_column("model", overflow="fold")
@@ -199,7 +214,7 @@ def _likelihoods(result: dict[str, Any], data: dict[str, Any]) -> Table:
         table.add_row(
             row["model"],
             str(row["passes"]),
-            f"{'=' if row['exact'] else '<='} {row['perplexity']:.3f}",
+            f"{'=' if row['exact'] else '<='} {_number(row['perplexity'], '.3f')}",
             f"{row['nats']:.4f} +- {_number(row['standard_error'], '.4f')}",
             f"{row['bits_per_byte']:.4f}",
             _nats(row.get("difference")),
@@ -225,28 +240,36 @@ def _generated(result: dict[str, Any]) -> Table:
         caption="Brackets: 95 % interval; MAUVE: mean and spread over k-means. Entropy in nats: low is repetition.",
         caption_justify="left",
     )
-    names = ["model", *(["scheduler"] * several), "kind", "NFE", "n", "gen. PPL", "entropy", "distinct-2", "MAUVE",
-             "tokens/s"]  # fmt: skip
-    for name in names:
-        left = name in ("model", "scheduler", "kind")
-        table.add_column(name, justify="left" if left else "right", no_wrap=name != "model", overflow="fold")
     kinds, short = {True: "soft-masked", False: "binary"}, tails(row["model"] for row in result["generated"])
+    rows = []
     for row in result["generated"]:
         low, high = row.get("interval") or (None, None)
-        interval = "" if low is None else f" [{_number(low, '.2f')}, {_number(high, '.2f')}]"
+        interval = "" if low is None else f" [{_perplexity(low)}, {_perplexity(high)}]"
         spread = "" if row.get("mauve_spread") is None else f" ± {_number(row['mauve_spread'], '.3f')}"
-        table.add_row(
+        line = "\n" if interval else " "  # with an interval rows have several lines anyway
+        rows.append((
             short[row["model"]],
             *([row["scheduler"] or "-"] * several),
-            "left to right" if row["scheduler"] == "ar" else kinds.get(row["soft_mask"], "-"),
-            _number(row["nfe"], ".0f") + (f" ({row['budget']})" if "/" in (row["budget"] or "") else ""),
+            "AR" if row["scheduler"] == "ar" else kinds.get(row["soft_mask"], "-"),
+            _number(row["nfe"], ".0f") + (f"{line}({row['budget']})" if "/" in (row["budget"] or "") else ""),
             f"{row['n']:,}",
-            _number(row.get("generative_perplexity"), ".2f") + interval,
+            _perplexity(row.get("generative_perplexity")) + interval,
             _number(row["entropy"], ".3f"),
             _number(row["distinct_2"], ".3f"),
             _number(row.get("mauve"), ".3f") + spread,
             _number(row["tokens_per_second"], ",.0f"),
-        )
+        ))  # fmt: skip
+    names = ["model", *(["scheduler"] * several), "kind", "NFE", "n", "gen. PPL", "entropy", "distinct-2", "MAUVE",
+             "tokens/s"]  # fmt: skip
+    for name, cells in zip(names, zip(*rows, strict=True), strict=True):
+        wraps = name in ("model", "scheduler", "gen. PPL", "MAUVE")  # where a terminal is narrow
+        words = () if name == "model" else [word for cell in cells for word in cell.split()]
+        table.add_column(
+            name, justify="left" if name in ("model", "scheduler", "kind") else "right", no_wrap=not wraps,
+            overflow="fold", min_width=max(map(len, words), default=None),
+        )  # fmt: skip
+    for cells in rows:
+        table.add_row(*cells)
     return table
 
 
@@ -262,7 +285,8 @@ def code_scores(result: dict[str, Any], json: bool) -> None:
     table = Table(
         title=f"{result['model']}, prompts {result['prompt']['style']}, walls: {runner.get('isolation', 'none ran')}",
         title_justify="left",
-        caption="Percentages, with 95 % intervals over tasks. Differences: same tasks. Broken: does not compile.",
+        caption="Percentages; brackets: 95 % interval over tasks. Differences: same tasks. NFE: forward passes a text. "
+        "Seconds: of writing. Broken: does not compile, slow: out of time, empty: no program.",
         caption_justify="left",
     )
     ks = sorted({int(k) for row in result["results"] for k in row["pass_at_k"]} - {1})

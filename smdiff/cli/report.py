@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Optional
@@ -11,13 +10,13 @@ from typing import Annotated, Any, Optional
 import typer
 
 from smdiff.cli.options import Json, Quiet
-from smdiff.errors import RunFailed, UserError
+from smdiff.errors import RunFailed, UserError, said
+from smdiff.files import check_writable
 
 
-def _check(option: str, path: Path, kind: str, inputs: list[str]) -> None:
+def _check(option: str, path: Path, inputs: list[str]) -> None:
     """Refuse a file that cannot be written, or that is one of the results."""
-    if path.is_dir() or not os.access(path.resolve().parent, os.W_OK):
-        raise UserError(f"{option} {path}", f"a {kind} file in a folder that exists and can be written is needed")
+    check_writable(option, path)
     if path.resolve() in {Path(file).resolve() for file in inputs}:
         raise UserError(f"{option} {path}", "it is one of the results to report", "Choose another file.")
 
@@ -26,7 +25,8 @@ def _write(option: str, path: Path, write: Callable[[], Any]) -> Any:
     try:
         return write()
     except OSError as error:
-        raise RunFailed(f"cannot write {option} {path}", error.strerror or str(error)) from None
+        fix = "Make room, or choose another folder, and run the same command again."
+        raise RunFailed(f"cannot write {option} {path}", said(error), fix) from None
 
 
 def _figure(row: dict[str, Any], key: str, form: str, scale: float = 1) -> str:
@@ -42,10 +42,10 @@ def _between(row: dict[str, Any], low: str, high: str, form: str, scale: float =
 
 def _change(row: dict[str, Any], form: str, scale: float = 1) -> str:
     """A paired difference with its interval and verdict."""
-    if "difference" not in row:
+    if row.get("difference") is None:
         return "-"
     interval = _between(row, "difference_low", "difference_high", form, scale)
-    return f"{_figure(row, 'difference', form, scale)}{interval} {row['verdict']}"
+    return f"{_figure(row, 'difference', form, scale)}{interval} {row.get('verdict') or ''}".rstrip()
 
 
 def _bound(row: dict[str, Any]) -> dict[str, str]:
@@ -58,12 +58,12 @@ def _code_cells(row: dict[str, Any], pass_at: list[str]) -> dict[str, str]:
     return {
         "model": row["model"],
         "benchmark": row["data"],
-        "soft": "yes" if row["soft_mask"] else "no",
+        "soft": {True: "yes", False: "no", None: "-"}[row["soft_mask"]],
         "NFE": _figure(row, "nfe", ".0f") + (f" ({row['budget']})" if row.get("budget") else ""),
         "pass@1, %": _figure(row, "pass_at_1", ".1f", 100) + _between(row, "low", "high", ".1f", 100),
         **{key.replace("pass_at_", "pass@"): _figure(row, key, ".1f", 100) for key in pass_at},
         "minus binary": _change(row, "+.1f", 100),
-        "texts": f"{_figure(row, 'tasks', '.0f')} x {len(row.get('seeds') or []) * (row.get('samples') or 1)}",
+        "texts": f"{_figure(row, 'tasks', '.0f')} x {max(1, len(row.get('seeds') or [])) * (row.get('samples') or 1)}",
     }
 
 
@@ -82,7 +82,7 @@ def _generated_cells(row: dict[str, Any], _: list[str]) -> dict[str, str]:
     return {
         "model": row["model"],
         "scheduler": row.get("scheduler") or "-",
-        "kind": kinds[row.get("soft_mask")],
+        "kind": kinds.get(row.get("soft_mask"), "-"),
         "NFE": _figure(row, "nfe", ".0f"),
         "n": _figure(row, "n", ",.0f"),
         "gen. PPL": _figure(row, "generative_perplexity", ".2f") + _between(row, "low", "high", ".2f"),
@@ -186,11 +186,11 @@ def report(
 
     set_quiet(quiet)
     if plot is not None and plot.suffix.lower() != ".png":
-        raise UserError(f"--plot {plot}", "the name of a picture must end in .png")
+        raise UserError(f"--plot {plot}", "the name of a picture ends in .png", f"Write --plot {plot}.png.")
     found = gather(results)
-    for option, path, kind in (("--csv", csv, "CSV"), ("--plot", plot, "PNG")):
+    for option, path in (("--csv", csv), ("--plot", plot)):
         if path is not None:
-            _check(option, path, kind, found["files"])
+            _check(option, path, found["files"])
     if json:
         from smdiff.evaluation.results import SCHEMA
         from smdiff.files import dumps

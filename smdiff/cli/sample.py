@@ -10,6 +10,7 @@ import typer
 from smdiff.cli.options import Quiet
 from smdiff.config import SampleConfig, nearest, resolve
 from smdiff.errors import UserError
+from smdiff.ranks import ranks
 
 _SHOWS = ("live", "html")
 _PAGE = Path("trajectory.html")
@@ -45,17 +46,24 @@ def sample(
     if show is not None and show not in _SHOWS:
         raise UserError(f"--show {show}", "no such view", nearest(show, _SHOWS))
     if show_to is not None and show != "html":
-        raise UserError(f"--show-to {show_to} has no effect", "it is the file of --show html")
+        raise UserError(
+            f"--show-to {show_to} has no effect", "it is the file of --show html", fix="Give --show html too."
+        )
+    if ranks() > 1 and (show or history):
+        why = "the steps of a text are seen by the process that writes it"
+        raise UserError(f"{'--show' if show else '--history'} with {ranks()} processes", why, "Leave the launcher out.")
 
     from smdiff.cli.render import Viewer, samples, setup
 
     setup(quiet)
     from smdiff.decoding.generate import check, write
-    from smdiff.models.load import load
+    from smdiff.models.load import load, pinned
 
     check(config)
     viewer = Viewer(show, show_to or _PAGE, history, title=f"{model}, {config.scheduler}")
-    loaded = load(model, config.tokenizer, config.device, config.precision)
+    loaded = load(pinned(model, config.revision), config.tokenizer, config.device, config.precision)
     with viewer:
-        texts = write(loaded, config, watch=viewer.watch if viewer.on else None, progress=show != "live")
+        texts = write(
+            loaded, config, watch=viewer.watch if viewer.on else None, progress=None if show == "live" else "sampling"
+        )
         samples(texts, json, viewer)

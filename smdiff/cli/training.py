@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Annotated, Any, Optional
 import typer
 
 from smdiff.cli.options import Json, Quiet
-from smdiff.config import FinetuneConfig, PretrainConfig, resolve
+from smdiff.config import FinetuneConfig, PretrainConfig, Resolved, resolve
 from smdiff.config.training import TrainingConfig
+from smdiff.errors import UserError
 
 
 def _command(name: str, config_type: type[TrainingConfig], summary: str) -> Callable[..., None]:
@@ -37,6 +39,7 @@ def _command(name: str, config_type: type[TrainingConfig], summary: str) -> Call
         setup(quiet)
         from smdiff.training.run import plan
 
+        resolved = _pinned(resolved)
         module = import_module(f"smdiff.training.{name}")
         if dry_run:
             training_plan(plan(resolved.config, module.prepare(resolved)), json)
@@ -46,6 +49,21 @@ def _command(name: str, config_type: type[TrainingConfig], summary: str) -> Call
     order = "Options come from the preset, then the file, then the flags. Stopped runs go on where they were."
     command.__doc__ = f"{summary}\n\n{order}"
     return command
+
+
+def _pinned(resolved: Resolved[TrainingConfig]) -> Resolved[TrainingConfig]:
+    """With the model at its --revision."""
+    from smdiff.models.load import pinned
+
+    config = resolved.config
+    name, revision = ("init" if isinstance(config, PretrainConfig) else "model"), config.revision
+    if revision is None:
+        return resolved
+    if (model := getattr(config, name)) is None:
+        fix = f"Leave it out, or give --{name} too."
+        raise UserError(f"--revision {revision} has no effect", f"there is no --{name}", fix)
+    changed: dict[str, Any] = {name: pinned(model, revision)}
+    return dataclasses.replace(resolved, config=dataclasses.replace(config, **changed))
 
 
 pretrain = _command(

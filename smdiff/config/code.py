@@ -20,7 +20,7 @@ class EvalCodeConfig(SweepConfig):
 
     benchmark: str = option("humaneval", f"Comma-separated: {', '.join(BENCHMARKS)}", TASKS)
     data: str | None = option(
-        None, "The benchmarks' own files, comma-separated, where they are not to be looked for", TASKS
+        None, "The benchmarks' files, comma-separated, also .gz, in place of the packages' and the hub's", TASKS
     )
     limit: int | None = option(None, "The first so many tasks of each benchmark", TASKS, low=1, high=100_000)
     style: str = option(

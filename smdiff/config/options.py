@@ -12,6 +12,7 @@ import functools
 import hashlib
 import json
 import math
+import reprlib
 import tomllib
 import types
 import typing
@@ -20,9 +21,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
-from smdiff.errors import UserError
+from smdiff.errors import UserError, said
+from smdiff.files import read_whole
 
 C = TypeVar("C")
+
+REVISION = "Of a model on the hub: branch, tag or commit; as in owner/model@commit"
 
 
 def option(
@@ -35,6 +39,7 @@ def option(
     above: float | None = None,
     choices: tuple[str, ...] = (),
     run_only: bool = False,
+    alias: str | None = None,
 ) -> Any:
     """A field of a configuration.
 
@@ -45,6 +50,7 @@ def option(
         low, high: inclusive bounds; above: exclusive lower bound.
         choices: the only accepted strings.
         run_only: does not change the result (log intervals, say), so a resumed run may change it.
+        alias: another flag for it.
     """
     return dataclasses.field(
         default=default,
@@ -56,6 +62,7 @@ def option(
             "above": above,
             "choices": choices,
             "run_only": run_only,
+            "alias": alias,
         },
     )
 
@@ -83,13 +90,29 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+# Beyond all bounds of options.
+_LARGEST = 10**15
+
+
+def _shown(value: Any) -> str:
+    """A value of a file, in a few words."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # a number of thousands of digits
+        return "a number"
+
+
 def checked(config: type, name: str, value: Any, source: str) -> Any:
     """`value` as the field's type, within its bounds; UserError otherwise."""
     field = next(f for f in dataclasses.fields(config) if f.name == name)
     kind, rule = value_type(config, name), field.metadata
-    where = f"{flag(name)} {value}" if source == "flag" else f"{name} = {value!r} in {source}"
+    if type(value) is int and abs(value) > _LARGEST:  # too large for a float, or to be shown
+        value = math.inf if value > 0 else -math.inf
+    where = f"{flag(name)} {value}" if source == "flag" else f"{name} = {_shown(value)} in {source}"
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
+    if kind is int and isinstance(value, float) and math.isinf(value):
+        raise UserError(where, f"{name} is a much smaller number", f"{rule['help']}.")
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise UserError(where, f"{name} is a {kind.__name__}", f"{rule['help']}.")
     if rule["choices"] and value not in rule["choices"]:
@@ -103,7 +126,7 @@ def checked(config: type, name: str, value: Any, source: str) -> Any:
         if rule["high"] is not None:
             limits.append((value <= rule["high"], f"at most {rule['high']:g}"))
         if not math.isfinite(value) or not all(ok for ok, _ in limits):
-            raise UserError(where, "must be " + " and ".join(text for _, text in limits))
+            raise UserError(where, "must be " + " and ".join(text for _, text in limits), fix=f"{rule['help']}.")
     return value
 
 
@@ -111,8 +134,9 @@ def _read_toml(text: str, source: str, known: set[str]) -> dict[str, Any]:
     """The flat keys of a TOML text; unknown ones are refused with the nearest name."""
     try:
         values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{source} is not valid TOML", str(error)) from None
+    except (ValueError, RecursionError) as error:
+        why = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise UserError(f"{source} is not valid TOML", why, "Write lines such as steps = 1000.") from None
     values = {key.replace("-", "_"): value for key, value in values.items()}
     for key in values:
         if key not in known:
@@ -155,9 +179,9 @@ def resolve(config: type[C], flags: dict[str, Any], file: Path | None = None) ->
     from_file: dict[str, Any] = {}
     if file is not None:
         try:
-            text = file.read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"cannot read {file}", getattr(error, "strerror", None) or "not a text file") from None
+            text = read_whole(file)
+        except (OSError, ValueError) as error:
+            raise UserError(f"cannot read {file}", said(error), "Give --config a TOML file.") from None
         from_file = _read_toml(text, str(file), set(fields))
     values: dict[str, Any] = {}
     explicit: set[str] = set()

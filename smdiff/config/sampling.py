@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from smdiff.config.options import checked, flag, option
+from smdiff.config.options import REVISION, checked, flag, option
 from smdiff.errors import UserError
 
 MODEL, SOFT = "Model", "Soft-masking"
@@ -85,6 +85,7 @@ class DecodingConfig:
     suppress_eos: int = option(0, "No end-of-text within so many first new tokens", TEXTS, low=0, high=131072)
     batch_size: int = option(16, "Texts written at once; does not change them", TEXTS, low=1, high=100_000)
 
+    revision: str | None = option(None, REVISION, MODEL)
     tokenizer: str | None = option(None, "Folder or hub name, for weights that carry none", MODEL)
     device: str | None = option(None, "cpu, cuda, cuda:1, ...; by default the GPU if there is one", MODEL)
     precision: str = option(
@@ -137,7 +138,11 @@ class SampleConfig(DecodingConfig):
         if self.cache != "none" and self.block_length is None:
             raise UserError(f"--cache {self.cache}", "a cache lives for one block", "Give --block-length.")
         if self.cache != "none" and self.guidance:
-            raise UserError(f"--cache {self.cache} --guidance {self.guidance:g}", "guidance has no cached pass")
+            raise UserError(
+                f"--cache {self.cache} --guidance {self.guidance:g}",
+                "guidance has no cached pass",
+                fix="Leave one of them out.",
+            )
         if self.cache_refresh and self.cache == "none":
             raise UserError(
                 f"--cache-refresh {self.cache_refresh}", "there is no cache", "Give --cache prefix or dual."
@@ -150,5 +155,7 @@ class SampleConfig(DecodingConfig):
             )
         if self.block_length is not None and self.infill is not None:
             raise UserError(
-                f"--infill --block-length {self.block_length}", "blocks go through a continuation, in order"
+                f"--infill --block-length {self.block_length}",
+                "blocks go through a continuation, in order",
+                fix="Leave one of them out.",
             )

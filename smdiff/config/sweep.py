@@ -57,7 +57,9 @@ class SweepConfig(DecodingConfig):
         """
         free = [name for name in self.schedulers if name in ADAPTIVE]
         if self.steps is not None and len(free) == len(self.schedulers):
-            raise UserError(f"--steps {self.steps} has no effect", f"{free[0]} takes as many steps as it needs")
+            raise UserError(
+                f"--steps {self.steps} has no effect", f"{free[0]} takes as many steps as it needs", fix="Leave it out."
+            )
         budgets = parts(self.steps or "1/1", "--steps")
         arms = {"on": [True], "off": [False], "both": [False, True], "auto": [has_scalars]}[self.soft_mask]
         seeds = [_number(part, "--seeds") for part in parts(self.seeds, "--seeds")]
@@ -84,7 +86,11 @@ class SweepConfig(DecodingConfig):
             why = f"{budget} of {length} new tokens is {float(steps):.2f} steps, no whole number"
             raise UserError(f"--steps {budget}", why, f"Give {near}, or another --length.")
         if steps < 1 or (steps > length and scheduler not in REMASKING):
-            raise UserError(f"--steps {budget}", f"that is {steps} steps for {length} new tokens")
+            raise UserError(
+                f"--steps {budget}",
+                f"that is {steps} steps for {length} new tokens",
+                fix=f"Give 1 to {length}, or a share from 1/{length} to 1/1.",
+            )
         return int(steps)
 
     def sample_config(self, setting: Setting, length: int) -> SampleConfig:
@@ -106,7 +112,7 @@ def parts(text: str, name: str) -> list[str]:
     """
     found = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
     if not found:
-        raise UserError(f"{name} is empty")
+        raise UserError(f"{name} is empty", fix="Give at least one.")
     return found
 
 

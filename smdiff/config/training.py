@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from smdiff.config.options import option
+from smdiff.config.options import REVISION, option
 from smdiff.errors import UserError
 
-DATA, MODEL, ADAPTER, SOFT, OBJECTIVE, OPTIM, RUN = (
-    "Data", "Model", "Adapter", "Soft-masking", "Objective", "Optimisation", "Run",
+DATA, MODEL, ADAPTER, SOFT, OBJECTIVE, OPTIM, SPEED, RUN = (
+    "Data", "Model", "Adapter", "Soft-masking", "Objective", "Optimisation", "Speed", "Run",
 )  # fmt: skip
 
 
@@ -20,6 +20,7 @@ class TrainingConfig:
     presets: ClassVar[str]
     eval_draws: ClassVar[int] = 1
 
+    revision: str | None = option(None, REVISION, MODEL)
     p_sm: float = option(0.8, "Probability that a step makes two passes", SOFT, low=0, high=1)
     k: int = option(3, "Predictions mixed into a mask; 0 mixes the whole vocabulary", SOFT, low=0, high=1000)
     w_s: float = option(0.3, "Start of the scale", SOFT, low=0, high=0.999)
@@ -47,10 +48,19 @@ class TrainingConfig:
     clip: float = option(1.0, "Largest gradient norm; 0 does not clip", OPTIM, low=0, high=1e6)
     ema: float = option(0.999, "Decay of the averaged weights, which are the result; 0 turns it off", OPTIM,
                         low=0, high=0.999999)  # fmt: skip
-    precision: str = option(
-        "auto", "auto: bf16 on a GPU that has it, else fp32", OPTIM, choices=("auto", "fp32", "bf16")
-    )
     seed: int = option(0, "Seed of weights, data order and noise", OPTIM, low=0, high=2**31)
+
+    precision: str = option(
+        "auto", "auto: bf16 on a GPU that has it, and on a CPU where a short check finds it faster; else fp32", SPEED,
+        choices=("auto", "fp32", "bf16"), alias="--dtype",
+    )  # fmt: skip
+    compile: bool = option(False, "Compile the network's blocks with torch.compile", SPEED)
+    gradient_checkpointing: bool = option(False, "Recompute activations: less memory, a third more time", SPEED)
+    liger: bool = option(False, "The output layer and its loss in liger-kernel's fused kernel (CUDA)", SPEED)
+    threads: int | None = option(
+        None, "CPU threads; by default PyTorch's number, within the CPUs that the process may use", SPEED,
+        low=1, high=4096, run_only=True,
+    )  # fmt: skip
 
     out: str | None = option(
         None, "Folder of the run; by default runs/, the command and a hash of the options", RUN, run_only=True
@@ -75,12 +85,15 @@ class TrainingConfig:
         """What the bounds of single options cannot say."""
         if self.times[0] > self.times[1]:
             raise UserError(
-                f"--t-min {self.times[0]:g} --t-max {self.times[1]:g}", "the smallest time is above the largest"
+                f"--t-min {self.times[0]:g} --t-max {self.times[1]:g}",
+                "the smallest time is above the largest",
+                fix="Lower --t-min or raise --t-max.",
             )
         if self.batch_size % self.accumulation:
             raise UserError(
                 f"--batch-size {self.batch_size} --accumulation {self.accumulation}",
                 "the batch does not divide into that many micro-batches",
+                fix="Give a multiple.",
             )
 
     @property
@@ -149,6 +162,7 @@ class PretrainConfig(TrainingConfig):
             raise UserError(
                 f"--hidden-size {self.hidden_size} --heads {self.heads}",
                 "the width must be a multiple of twice the heads (rotary positions)",
+                fix="Change one of them.",
             )
         if self.objective == "ar" and self.soft_mask:
             raise UserError("--objective ar --soft-mask", "an autoregressive model has no masks", "Leave one out.")
@@ -216,7 +230,8 @@ class FinetuneConfig(TrainingConfig):
         None, "For a causal model: the token that becomes the mask; by default an unused id, or a new one", MODEL
     )
     quantize: str = option("none", "4bit: base weights in four bits (bitsandbytes)", MODEL, choices=("none", "4bit"))
-    gradient_checkpointing: bool = option(False, "Recompute activations: less memory, a third more time", MODEL)
+    attn: str = option("sdpa", "How a transformers model computes attention", SPEED,
+                       choices=("sdpa", "eager", "flash_attention_2"))  # fmt: skip
 
     adapter: str = option("dora", "dora or lora: train an adapter; none: all weights", ADAPTER,
                           choices=("dora", "lora", "none"))  # fmt: skip

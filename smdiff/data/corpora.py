@@ -8,9 +8,7 @@ and a smaller held-out share is part of a larger one. A corpus of a single docum
 from __future__ import annotations
 
 import ast
-import gzip
 import hashlib
-import io
 import os
 import re
 import sysconfig
@@ -18,15 +16,14 @@ import tokenize
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
 import datasets
 import numpy as np
 
+from smdiff.data.hub import Documents, from_hub, text_set_from_hub
 from smdiff.data.text_sets import TextSet, detokenizer, text_set
-from smdiff.errors import UserError, first_line
-
-Documents: TypeAlias = datasets.Dataset | datasets.IterableDataset
+from smdiff.errors import UserError, first_line, said
+from smdiff.files import gunzip
 
 # Documents read from a stream to find held-out ones.
 _STREAM_HELD_OUT = 200
@@ -165,13 +162,11 @@ def _suffix(path: Path) -> str:
 def _read_text(path: Path) -> str:
     try:
         raw = path.read_bytes()
-        if path.suffix == ".gz":
-            raw = gzip.GzipFile(fileobj=io.BytesIO(raw)).read()
-        return raw.decode()
+        return (gunzip(raw) if path.suffix == ".gz" else raw).decode()
     except UnicodeDecodeError:
         raise UserError(f"{path} is not UTF-8 text", fix="Convert it, or leave it out of --data.") from None
-    except (OSError, EOFError) as error:
-        raise UserError(f"cannot read {path}", str(error)) from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}", said(error), "Leave it out of --data, or fetch it once more.") from None
 
 
 def exists(spec: str) -> bool:
@@ -194,7 +189,7 @@ def load_tables(path: Path) -> list[datasets.Dataset]:
         reason = "it is empty" if empty else first_line(error.__cause__ or error)
         # Arrow counts rows from 0; everyone else, and all else that we say, from 1.
         reason = re.sub(r"in row (\d+)$", lambda found: f"in row {int(found[1]) + 1}", reason)
-        raise UserError(f"cannot read {path}", reason) from None
+        raise UserError(f"cannot read {path}", reason, fix="Mend the file, or leave it out.") from None
 
 
 def _text_column(table: Documents, column: str, source: str) -> Documents:
@@ -203,7 +198,8 @@ def _text_column(table: Documents, column: str, source: str) -> Documents:
     if names is None or column in names:
         kept = table.select_columns([column])
         kept = kept if column == "text" else kept.rename_column(column, "text")
-        kind = getattr((kept.features or {}).get("text"), "dtype", "string")
+        feature = (kept.features or {}).get("text")
+        kind = "string" if feature is None else getattr(feature, "dtype", type(feature).__name__.lower())
         if kind not in ("string", "large_string"):
             raise UserError(
                 f"column {column!r} of {source} is no text", f"it holds {kind}", "Pick one with --text-column."
@@ -223,42 +219,25 @@ def _read_files(path: Path, column: str) -> datasets.Dataset:
     parts += [_text_column(table, column, str(path)) for table in load_tables(path)]
     if not parts:
         raise UserError(
-            f"no data in {path}", f"looked for {', '.join([*_TEXT_SUFFIXES, *_TABLE_SUFFIXES])}, also with .gz"
+            f"no data in {path}",
+            f"looked for {', '.join([*_TEXT_SUFFIXES, *_TABLE_SUFFIXES])}, also with .gz",
+            fix="Give a folder with such files.",
         )
     return datasets.concatenate_datasets(parts)
 
 
-def from_hub(
-    name: str, streaming: bool = False, revision: str | None = None, held_out: str | None = None
-) -> tuple[Documents, Documents | None]:
-    """Training and own held-out rows, if there are any, of `owner/name` or `owner/name/configuration`.
-
-    Args:
-        held_out: the split of the held-out rows, where another than the usual one is wanted.
-    """
-    parts, repo = name.split("/"), "/".join(name.split("/")[:2])
-    try:
-        splits = datasets.load_dataset(repo, "/".join(parts[2:]) or None, streaming=streaming, revision=revision)
-    except Exception as error:  # network, missing name, gated, malformed: one answer for the user
-        reason = f"no such file or folder here, and not loaded from the hub ({first_line(error)})"
-        fix = "Give a path that exists, or check the name and the network."
-        raise UserError(f"--data {name}", reason, fix) from None
-    train = splits["train"] if "train" in splits else next(iter(splits.values()))
-    return train, next((splits[s] for s in (held_out, "validation", "valid", "test") if s in splits), None)
-
-
-def _named(name: str, of: TextSet, file: str, streaming: bool) -> tuple[Documents, Documents | None]:
+def _named(name: str, of: TextSet, file: str, streaming: bool, scored: bool) -> tuple[Documents, Documents | None]:
     """A text set by name, from the hub or from a file of it: rows of a table, or lines of text."""
     if file:
         path = Path(file).expanduser()
         if not path.exists():
-            raise UserError(f"--data {name}={file}", "no such file or folder")
+            raise UserError(f"--data {name}={file}", "no such file or folder", fix="Check the path.")
         table = _suffix(path) in _TABLE_SUFFIXES or path.is_dir()
-        lines = None if table else datasets.Dataset.from_dict({"text": _read_text(path).split("\n")})
+        lines = None if table else _lines(_read_text(path), of.line_end)
         found: list[Documents | None] = [lines or _read_files(path, of.column), None]
     else:
         try:
-            rows = from_hub(of.hub, streaming, of.revision, of.split)
+            rows = text_set_from_hub(name, of, streaming, scored)
         except UserError as error:
             fix = f"Give it as a file: --data {name}=FILE (lines of text, jsonl or parquet)."
             raise UserError(f"--data {name}", error.why, fix) from None
@@ -267,6 +246,10 @@ def _named(name: str, of: TextSet, file: str, streaming: bool) -> tuple[Document
     documents, held_out = (t and t.map(lambda row: {"text": undo(row["text"])}) for t in found)
     assert documents is not None
     return _with_text(documents), held_out and _with_text(held_out)
+
+
+def _lines(text: str, end: str) -> datasets.Dataset:
+    return datasets.Dataset.from_dict({"text": [line + end for line in text.split("\n")]})
 
 
 def texts(documents: Documents) -> Iterator[str]:
@@ -332,11 +315,16 @@ def check_spec(spec: str) -> None:
     suffixes = (*_TEXT_SUFFIXES, *_TABLE_SUFFIXES, ".gz")
     looks_like_path = spec.startswith((".", "/", "~")) or Path(spec).suffix in suffixes
     if not is_built_in(spec) and looks_like_path and not exists(spec):
-        raise UserError(f"--data {spec}", "no such file or folder")
+        raise UserError(f"--data {spec}", "no such file or folder", fix="Check the path.")
 
 
-def load_documents(spec: str, column: str = "text", streaming: bool = False) -> tuple[Documents, Documents | None]:
+def load_documents(
+    spec: str, column: str = "text", streaming: bool = False, scored: bool = False
+) -> tuple[Documents, Documents | None]:
     """The documents of `spec`, and the held-out ones where the source has its own split.
+
+    Args:
+        scored: take of a text set on the hub only the split that perplexities are reported on.
 
     Raises:
         UserError: nothing there, unreadable, empty, or without the column.
@@ -346,13 +334,15 @@ def load_documents(spec: str, column: str = "text", streaming: bool = False) -> 
         texts = _BUILT_IN[spec]() if spec in _BUILT_IN else _markov(spec)
         return datasets.Dataset.from_dict({"text": texts}), None
     if not exists(spec) and (named := text_set(spec)) is not None:
-        documents, held_out = _named(spec.partition("=")[0], *named, streaming)
+        documents, held_out = _named(spec.partition("=")[0], *named, streaming, scored)
     elif exists(spec):
         documents, held_out = _with_text(_read_files(Path(spec).expanduser(), column)), None
     else:
         documents, held_out = (t and _with_text(_text_column(t, column, spec)) for t in from_hub(spec, streaming))
     if isinstance(documents, datasets.Dataset) and len(documents) == 0:
-        raise UserError(f"--data {spec}", "there is no text in it")
+        raise UserError(
+            f"--data {spec}", "there is no text in it", fix="Check the file, or name its column with --text-column."
+        )
     return documents, held_out
 
 
@@ -368,17 +358,18 @@ def load_corpus(
     valid_fraction: float = 0.05,
     column: str = "text",
     streaming: bool = False,
+    scored: bool = False,
 ) -> Corpus:
-    """Training and held-out documents of `spec`.
+    """Training and held-out documents of `spec`; for `scored` see `load_documents`.
 
     Held out are the documents of `valid_spec` where given, else the source's own held-out split, else a share.
     """
-    documents, own = load_documents(spec, column, streaming)
+    documents, own = load_documents(spec, column, streaming, scored)
     stream = isinstance(documents, datasets.IterableDataset)
     sha256 = None if stream else hashlib.sha256(b"".join(map(digest, texts(documents)))).hexdigest()
     train, held_out = documents, own
     if valid_spec is not None:
-        other, split = load_documents(valid_spec, column)
+        other, split = load_documents(valid_spec, column, scored=True)
         held_out = split or other
     if held_out is None and stream:
         train = documents.filter(lambda text: _draw(digest(text)) >= valid_fraction, input_columns="text")

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from smdiff.data.corpora import Documents
+from smdiff.data.hub import Documents
 from smdiff.errors import UserError
 
 # Documents joined at a time; what is left of less than one sequence at the end of each group is dropped.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +10,9 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from smdiff.errors import UserError
+from smdiff.data.templates import render
+from smdiff.errors import UserError, first_line
+from smdiff.files import loads
 
 _SPAN = re.compile(r"<mask(?::(\d+))?>")
 _KINDS = ("prompt", "infill", "messages")
@@ -77,7 +78,7 @@ def infill(tokenizer: PreTrainedTokenizerBase, text: str, mask_id: int) -> Promp
         if index % 2:
             count = int(part or 1)
             if not 1 <= count <= 131072:
-                raise UserError(f"<mask:{part}>", "a span has between 1 and 131072 tokens")
+                raise UserError(f"<mask:{part}>", "a span has between 1 and 131072 tokens", fix="Write <mask:12>, say.")
             ids += [mask_id] * count
         elif part:
             ids += _tokens(tokenizer, part, begin=index == 0)
@@ -93,10 +94,11 @@ def chat(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> 
     if not getattr(tokenizer, "chat_template", None):
         raise UserError("--chat", "the model's tokenizer has no chat template", "Use --prompt with the whole text.")
     try:
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        text = render(tokenizer, messages, answer=True)
         shown = messages[-1]["content"]
     except Exception as error:  # templates are programs and raise what they like
-        raise UserError("the chat template refuses the messages", str(error) or type(error).__name__) from None
+        fix = "Mend the messages, or use --prompt with the whole text."
+        raise UserError("the chat template refuses the messages", first_line(error), fix) from None
     return Prompt(shown, _fixed(tokenizer, tokenizer(text, add_special_tokens=False)["input_ids"]), "chat")
 
 
@@ -107,7 +109,7 @@ def end_ids(tokenizer: PreTrainedTokenizerBase, more: int | list[int] | None = N
         mark = "smdiff"
         turn = [{"role": "user", "content": mark}, {"role": "assistant", "content": mark}]
         try:
-            after = tokenizer.apply_chat_template(turn, tokenize=False).rpartition(mark)[2]
+            after = render(tokenizer, turn).rpartition(mark)[2]
         except Exception:  # a template that wants other roles has no turn to find
             after = ""
         following = tokenizer(after, add_special_tokens=False)["input_ids"][:1]
@@ -125,7 +127,9 @@ def readable(path: Path) -> list[str]:
         # Not splitlines: JSON strings may hold what else counts as the end of a line.
         return path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}", getattr(error, "strerror", None) or "not a text file") from None
+        raise UserError(
+            f"cannot read {path}", getattr(error, "strerror", None) or "not a text file", fix="Check the path."
+        ) from None
 
 
 def _rows(path: Path) -> Iterator[tuple[int, Any]]:
@@ -133,9 +137,9 @@ def _rows(path: Path) -> Iterator[tuple[int, Any]]:
         if not line.strip():
             continue
         try:
-            yield number, json.loads(line)
+            yield number, loads(line)
         except ValueError as error:
-            raise UserError(f"{path}, line {number}, is not JSON", str(error)) from None
+            raise UserError(f"{path}, line {number}, is not JSON", str(error), fix="Mend the line.") from None
 
 
 def read_prompts(path: Path, tokenizer: PreTrainedTokenizerBase, mask_id: int, as_chat: bool) -> list[Prompt]:
@@ -151,7 +155,7 @@ def read_prompts(path: Path, tokenizer: PreTrainedTokenizerBase, mask_id: int, a
         except UserError as error:
             raise UserError(f"{path}, line {number}", str(error)) from None
     if not prompts:
-        raise UserError(f"{path} holds no prompt")
+        raise UserError(f"{path} holds no prompt", fix="Write one in each line.")
     return prompts
 
 
@@ -159,7 +163,7 @@ def _of_row(row: Any, tokenizer: PreTrainedTokenizerBase, mask_id: int, as_chat:
     row = {"prompt": row} if isinstance(row, str) else row
     kind = next((k for k in _KINDS if isinstance(row, dict) and k in row), None)
     if kind is None or not isinstance(row[kind], list if kind == "messages" else str):
-        raise UserError(f"neither a string nor an object with one of {', '.join(_KINDS)}")
+        raise UserError(f"neither a string nor an object with one of {', '.join(_KINDS)}", fix="Mend the line.")
     if kind == "messages":
         return chat(tokenizer, row[kind])
     if kind == "infill":

@@ -22,8 +22,10 @@ from transformers import PreTrainedTokenizerBase
 
 from smdiff import __version__
 from smdiff.data import corpora
+from smdiff.data.hub import from_hub
 from smdiff.data.packing import pack
 from smdiff.data.prompts import _tokens
+from smdiff.data.templates import render
 from smdiff.errors import UserError, first_line
 
 # Columns looked for where the user names none; the first found are taken.
@@ -85,7 +87,11 @@ class Format:
         """Refuse columns named for other kinds of data."""
         if unused := [kind for kind in self.named if kind not in kinds]:
             option = "messages" if unused[0] == "chat" else unused[0]
-            raise UserError(f"--{option}-column has no effect", f"the data is read as {' and '.join(sorted(kinds))}")
+            raise UserError(
+                f"--{option}-column has no effect",
+                f"the data is read as {' and '.join(sorted(kinds))}",
+                fix="Leave it out, or say --format.",
+            )
 
     def columns(self, names: list[str], source: str) -> tuple[str, list[str]]:
         """The kind of a table with these columns, and those it is read from: the messages', or prompts' and response's.
@@ -204,8 +210,7 @@ def _pair(values: tuple[Any, ...]) -> list[dict[str, Any]]:
 def _chat_ids(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, Any]]) -> tuple[list[int], int]:
     """Tokens of a conversation in the chat template, and how many come before the response."""
     try:
-        prompt = tokenizer.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
-        whole = tokenizer.apply_chat_template(messages, tokenize=False)
+        prompt, whole = render(tokenizer, messages[:-1], answer=True), render(tokenizer, messages)
     except Exception as error:  # templates are programs and raise what they like
         raise _Unusable(f"the chat template refuses it ({first_line(error)})") from None
     encode = partial(tokenizer, add_special_tokens=False, verbose=False)
@@ -229,12 +234,16 @@ def _table(name: str) -> tuple[datasets.Dataset | None, datasets.Dataset | None]
     if corpora.is_built_in(name):
         return None, None
     if not corpora.exists(name):
-        return corpora.from_hub(name)
+        return from_hub(name)
     tables = corpora.load_tables(Path(name).expanduser())
     try:
         return datasets.concatenate_datasets(tables) if tables else None, None
     except ValueError as error:
-        raise UserError(f"cannot read {name}", f"its files do not go together ({first_line(error)})") from None
+        raise UserError(
+            f"cannot read {name}",
+            f"its files do not go together ({first_line(error)})",
+            fix="Give them one by one, as a mixture.",
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -274,7 +283,7 @@ class _Loader:
         self, name: str, rows: datasets.Dataset, own: datasets.Dataset | None, kind: str, columns: list[str]
     ) -> Source:
         if not rows:
-            raise UserError(f"--data {name}", "there is no row in it")
+            raise UserError(f"--data {name}", "there is no row in it", fix="Check the file.")
         has_template = bool(getattr(self.tokenizer, "chat_template", None))
         if not has_template and (kind == "chat" or self.format.chat):
             fix = "Give one with --chat-template FILE, or read prompts and responses without a template."

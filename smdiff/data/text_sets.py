@@ -1,7 +1,7 @@
 """The text sets of zero-shot perplexity by name: where the hub has them, and how MDLM undoes their tokenization.
 
 Rows are documents, as in MDLM (arXiv 2406.07524, section 5): lines of WikiText, sentences of PTB and LM1B, passages,
-articles.
+articles; but empty rows are left out, and there is no end-of-text around a sequence.
 """
 
 from __future__ import annotations
@@ -74,29 +74,30 @@ class TextSet:
         split: the one that perplexities are reported on.
         column: with the text.
         rules: how its tokenization is undone.
+        line_end: what ends a row on the hub, and so a line of a file.
+        converted: it comes with a script, which nobody should run; the hub's own conversion to parquet is taken.
     """
 
     hub: str
     split: str
     column: str = "text"
     rules: Rules = ()
-    revision: str | None = None
+    line_end: str = ""
+    converted: bool = False
 
 
-# The hub's own conversion to parquet of sets that come with a script, which nobody should run.
-_CONVERTED = "refs/convert/parquet"
 TEXT_SETS = {
-    "wikitext-2": TextSet("Salesforce/wikitext/wikitext-2-raw-v1", "validation", rules=_WIKITEXT),
-    "wikitext-103": TextSet("Salesforce/wikitext/wikitext-103-raw-v1", "validation", rules=_WIKITEXT),
-    "ptb": TextSet("ptb-text-only/ptb_text_only", "validation", "sentence", _PTB, _CONVERTED),
-    "lm1b": TextSet("billion-word-benchmark/lm1b", "test", rules=_LM1B, revision=_CONVERTED),
+    "wikitext-2": TextSet("Salesforce/wikitext/wikitext-2-raw-v1", "validation", rules=_WIKITEXT, line_end="\n"),
+    "wikitext-103": TextSet("Salesforce/wikitext/wikitext-103-raw-v1", "validation", rules=_WIKITEXT, line_end="\n"),
+    "ptb": TextSet("ptb-text-only/ptb_text_only", "validation", "sentence", _PTB, converted=True),
+    "lm1b": TextSet("billion-word-benchmark/lm1b", "test", rules=_LM1B, converted=True),
     "lambada": TextSet("EleutherAI/lambada_openai", "test", rules=_LAMBADA),
     "ag_news": TextSet("fancyzhx/ag_news", "test"),
     "pubmed": TextSet(
-        "armanc/scientific_papers/pubmed", "validation", "article", (*_WIKITEXT, *_LM1B), _CONVERTED
+        "armanc/scientific_papers/pubmed", "validation", "article", (*_WIKITEXT, *_LM1B), converted=True
     ),
     "arxiv": TextSet(
-        "armanc/scientific_papers/arxiv", "validation", "article", (*_WIKITEXT, *_LM1B), _CONVERTED
+        "armanc/scientific_papers/arxiv", "validation", "article", (*_WIKITEXT, *_LM1B), converted=True
     ),
 }  # fmt: skip
 

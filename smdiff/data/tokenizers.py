@@ -95,7 +95,11 @@ def load_tokenizer(name: str, mask_id: int | None = None, add_mask: bool = True)
             "Give bytes, bpe:N, or a folder with tokenizer.json or vocab.json and merges.txt.",
         ) from None  # fmt: skip
     if tokenizer.eos_token_id is None:
-        raise UserError(f"--tokenizer {name}", "it has no end-of-text token, which separates documents")
+        raise UserError(
+            f"--tokenizer {name}",
+            "it has no end-of-text token, which separates documents",
+            fix="Take another tokenizer, or give it an eos_token.",
+        )
     if tokenizer.mask_token_id is None and mask_id is not None:
         tokenizer.mask_token = tokenizer.convert_ids_to_tokens(mask_id)
     elif tokenizer.mask_token_id is None and add_mask:
@@ -107,7 +111,11 @@ def bpe_size(spec: str) -> int:
     """N of `bpe:N`."""
     digits = spec.removeprefix("bpe:")
     if not digits.isdigit() or not 258 <= int(digits) <= 1_000_000:
-        raise UserError(f"--tokenizer {spec}", "bpe:N needs N from 258 (the bytes and two marks) to 1000000")
+        raise UserError(
+            f"--tokenizer {spec}",
+            "bpe:N needs N from 258 (the bytes and two marks) to 1000000",
+            fix="Write bpe:4096, say.",
+        )
     return int(digits)
 
 

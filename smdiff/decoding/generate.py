@@ -23,6 +23,7 @@ from smdiff.errors import UserError
 from smdiff.models.denoiser import Denoiser
 from smdiff.models.dit import DiT
 from smdiff.models.load import Model
+from smdiff.ranks import gather, share, turns
 from smdiff.ui.console import note, track
 
 _STEPS = 64
@@ -85,11 +86,11 @@ def generate(
     """
     config = config or SampleConfig()
     if prompts is None:
-        return list(write(model, config, progress=False, report=False))
+        return list(write(model, config, progress=None, report=False))
     if (config.prompt, config.infill, config.prompt_file) != (None, None, None):
         raise UserError("prompts are given twice", "as an argument and in the configuration", "Give them once.")
     asked = [of_text(model.tokenizer, p, config.chat) for p in ([prompts] if isinstance(prompts, str) else prompts)]
-    return list(write(model, config, asked, progress=False, report=False)) if asked else []
+    return list(write(model, config, asked, progress=None, report=False)) if asked else []
 
 
 def write(
@@ -98,7 +99,7 @@ def write(
     prompts: list[Prompt] | None = None,
     watch: Callable[[list[Frame]], None] | None = None,
     indices: Sequence[int] | None = None,
-    progress: bool = True,
+    progress: str | None = "sampling",
     report: bool = True,
 ) -> Iterator[Text]:
     """The texts of `generate`, each as its batch is done.
@@ -107,7 +108,7 @@ def write(
         prompts: None takes what `config` says.
         indices: numbers of the texts, one a prompt, on which their randomness depends; by default 0, 1, ...
         watch: called with a frame for each text of the batch after each step.
-        progress: show a bar.
+        progress: label of the bar, of tokens; None for no bar.
         report: say on stderr what the model has to say, and in the end what it all cost.
     """
     plan = _plan(model, config, _prompts(model, config) if prompts is None else prompts)
@@ -117,18 +118,24 @@ def write(
     if indices is not None:
         jobs = list(zip(indices, plan.prompts, strict=True))
     batches = [jobs[i : i + config.batch_size] for i in range(0, len(jobs), config.batch_size)]
-    masks = sum(_masks(prompt, plan.length, plan.denoiser.mask_id) for _, prompt in jobs)
+    masks = [sum(_masks(prompt, plan.length, plan.denoiser.mask_id) for _, prompt in batch) for batch in batches]
     done, calls, confidences, tokens, began = 0, 0, 0.0, 0, time.monotonic()
-    with track("sampling", masks) if progress else contextlib.nullcontext() as tracker:
-        for batch in batches:
-            since, run = time.monotonic(), _Batch(model, plan, config.seed, batch)
-            for step in run.steps(watch):
-                if tracker is not None:
-                    tracker.update(done + run.masks - int(step.masked.sum()), f"{step.nfe} passes")
-            done, calls = done + run.masks, calls + plan.denoiser.nfe
-            for text in run.texts(config.stop, time.monotonic() - since):
-                confidences, tokens = confidences + text.confidence * text.new_tokens, tokens + text.new_tokens
-                yield text
+    with track(progress, sum(masks)) if progress else contextlib.nullcontext() as tracker:
+        for turn in turns(range(len(batches))):
+            number, mine = share(turn)
+            written: list[Text] = []
+            if mine:
+                since, run = time.monotonic(), _Batch(model, plan, config.seed, batches[number])
+                for step in run.steps(watch):
+                    if tracker is not None:
+                        tracker.update(done + run.masks - int(step.masked.sum()), f"{step.nfe} passes")
+                written = list(run.texts(config.stop, time.monotonic() - since))
+            done += sum(masks[number] for number in turn)
+            for texts in gather(written)[: len(turn)]:
+                calls += texts[0].nfe
+                for text in texts:
+                    confidences, tokens = confidences + text.confidence * text.new_tokens, tokens + text.new_tokens
+                    yield text
     seconds = time.monotonic() - began
     if not report:
         return
@@ -242,13 +249,21 @@ def _plan(model: Model, config: SampleConfig, prompts: list[Prompt]) -> _Plan:
     length = _length(denoiser, config, prompts)
     positions = max(_masks(p, length, denoiser.mask_id) for p in prompts)
     if config.block_length is not None and any(p.kind == "infill" for p in prompts):
-        raise UserError(f"--block-length {config.block_length}", "a text with spans is filled all at once")
+        raise UserError(
+            f"--block-length {config.block_length}", "a text with spans is filled all at once", fix="Leave it out."
+        )
     steps = _steps(config, positions)
     ends = end_ids(model.tokenizer, getattr(denoiser.backbone.config, "eos_token_id", None))
     if config.suppress_eos and not ends:
-        raise UserError(f"--suppress-eos {config.suppress_eos}", "the tokenizer has no end-of-text")
+        raise UserError(
+            f"--suppress-eos {config.suppress_eos}", "the tokenizer has no end-of-text", fix="Leave it out."
+        )
     if config.guidance and not any(p.ids for p in prompts):
-        raise UserError(f"--guidance {config.guidance:g}", "there is no prompt to be guided by")
+        raise UserError(
+            f"--guidance {config.guidance:g}",
+            "there is no prompt to be guided by",
+            fix="Give a --prompt, or leave it out.",
+        )
     options = Options(
         soft_mask=denoiser.soft_mask is not None and config.soft_mask is not False,
         soft_mask_schedule=config.soft_mask_schedule,
@@ -291,12 +306,16 @@ def with_soft_mask(denoiser: Denoiser, config: SampleConfig) -> Denoiser:
     on = config.soft_mask if config.soft_mask is not None else (scalars is not None or scale is not None)
     if config.soft_mask_k is not None and (scalars is not None or scale is None):
         raise UserError(
-            f"--soft-mask-k {config.soft_mask_k}", "it goes with --soft-mask-scale, on a model without scalars"
+            f"--soft-mask-k {config.soft_mask_k}",
+            "it goes with --soft-mask-scale, on a model without scalars",
+            fix="Leave it out.",
         )
     if not on:
         given = "--soft-mask-scale" if scale is not None else "--soft-mask-schedule"
         if scale is not None or config.soft_mask_schedule != "none":
-            raise UserError(f"{given} has no effect", "soft-masking is off")
+            raise UserError(
+                f"{given} has no effect", "soft-masking is off", fix="Leave it out, or turn it on with --soft-mask."
+            )
         return denoiser
     if scale is None:
         if scalars is None:
@@ -320,7 +339,9 @@ def _length(denoiser: Denoiser, config: SampleConfig, prompts: list[Prompt]) -> 
     """New tokens after each prompt."""
     infills = [p for p in prompts if p.kind == "infill"]
     if len(infills) == len(prompts) and config.length is not None:
-        raise UserError(f"--length {config.length} has no effect", "the spans say how many tokens to write")
+        raise UserError(
+            f"--length {config.length} has no effect", "the spans say how many tokens to write", fix="Leave it out."
+        )
     most, longest = denoiser.max_length, max(len(p.ids) for p in prompts)
     if longest > most or (longest == most and len(infills) < len(prompts)):
         raise UserError(f"a prompt has {longest} tokens", f"the model's length is {most}", "Shorten it.")
@@ -360,7 +381,11 @@ def _steps(config: SampleConfig, positions: int) -> int:
             f"At most {positions}; the remdm schedulers take more.",
         )  # fmt: skip
     if steps < blocks:
-        raise UserError(f"--steps {steps}", f"{blocks} blocks need a step each")
+        raise UserError(
+            f"--steps {steps}",
+            f"{blocks} blocks need a step each",
+            fix=f"Give at least {blocks}, or a larger --block-length.",
+        )
     return steps
 
 
@@ -372,8 +397,14 @@ def _scheduler(config: SampleConfig) -> Scheduler:
     for name in given:
         if name not in kinds[config.scheduler]:
             belongs = ", ".join(kind for kind, fields in kinds.items() if name in fields)
-            raise UserError(f"{flag(name)} has no effect with --scheduler {config.scheduler}", f"it is for {belongs}")
+            raise UserError(
+                f"{flag(name)} has no effect with --scheduler {config.scheduler}",
+                f"it is for {belongs}",
+                fix="Leave it out, or take that scheduler.",
+            )
     try:
         return SCHEDULERS[config.scheduler](**given)
     except ValueError as error:
-        raise UserError(f"--scheduler {config.scheduler}", str(error)) from None
+        raise UserError(
+            f"--scheduler {config.scheduler}", str(error), fix="Change its options, or leave them out."
+        ) from None

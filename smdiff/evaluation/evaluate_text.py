@@ -15,8 +15,9 @@ from smdiff.evaluation.judge import Judge
 from smdiff.evaluation.likelihood import Part
 from smdiff.evaluation.measures import need_mauve
 from smdiff.evaluation.results import result
-from smdiff.evaluation.store import Lines, Store, deliver, interruptible
-from smdiff.models.load import Model, load, weights_digest
+from smdiff.evaluation.store import Store, deliver, interruptible
+from smdiff.models.load import Model, load, pinned, weights_digest
+from smdiff.ranks import gather
 from smdiff.ui.console import note, track
 
 _LONGEST = 1024
@@ -51,13 +52,14 @@ class _Models:
 class _Evaluation:
     """One command's work."""
 
-    def __init__(self, names: list[str], config: EvalTextConfig, out: Path | None) -> None:
+    def __init__(self, names: list[str], config: EvalTextConfig, out: Path | None, work: interruptible) -> None:
         self.names, self.config, self.models = names, config, _Models(config)
-        self._weights = {name: weights_digest(name) for name in names}
+        self.weights = {name: weights_digest(name) for name in names}
         shared = {k: v for k, v in identity(config).items() if k not in _AXES}
-        folder = out or Path("runs") / f"eval-text-{fingerprint(shared | {'models': self._weights})}"
+        folder = out or Path("runs") / f"eval-text-{fingerprint(shared | {'models': self.weights})}"
+        work.take(folder)
         self.store = Store(folder, shared)
-        self.scores = Lines(folder / likelihood.SCORES, likelihood.KEY)
+        self.scores = self.store.lines(likelihood.SCORES, names=likelihood.KEY)
         self.parts: list[Part] = []
         for source in config.sources:
             note(f"reading {source}")
@@ -76,7 +78,7 @@ class _Evaluation:
     def about(self, name: str) -> dict[str, Any]:
         """What is known of a model without loading it again."""
         facts = self.store.facts.get("models", {})
-        digest = self._weights[name]
+        digest = self.weights[name]
         if digest not in facts:
             model = self.models[name]
             end = model.tokenizer.eos_token
@@ -95,7 +97,7 @@ class _Evaluation:
     def _key(self, name: str, part: Part) -> str:
         c = self.config
         return fingerprint(
-            part.facts() | {"weights": self._weights[name], "length": self.length, "limit": c.limit, "draws": c.draws,
+            part.facts() | {"weights": self.weights[name], "length": self.length, "limit": c.limit, "draws": c.draws,
                             "seed": c.seed, "fraction": c.valid_fraction}
         )  # fmt: skip
 
@@ -120,9 +122,10 @@ class _Evaluation:
         found = []
         for name in self.names:
             about = self.about(name)
-            home = self.store.path / f"{Path(name).name}-{self._weights[name][:8]}"
+            home, vocabulary = f"{Path(name).name}-{self.weights[name][:8]}", about["vocabulary"]
             for setting, steps, folder in generated.ways(self.config, about["causal"], about["soft_mask"], self.length):
-                found.append(Arm.at(home / folder, name, setting, steps, about["vocabulary"], self.config.generate))
+                place = f"{home}/{folder}"
+                found.append(Arm.at(self.store, place, name, setting, steps, vocabulary, self.config.generate))
         return found
 
     def write(self, arms: list[Arm]) -> dict[str, Arm]:
@@ -133,11 +136,13 @@ class _Evaluation:
         for name in missing:
             generated.refuse(self.models[name], self.config, mine[name], self.length)
         real: dict[str, Arm] = {}
+        alike = len({self.about(name)["vocabulary"] for name in self.names}) == 1
         for name in self.names:
             vocabulary = self.about(name)["vocabulary"]
             if vocabulary not in real:
-                folder = self.store.path / f"real-{vocabulary[:8]}-{self._real_key(n)}"
-                real[vocabulary] = arm = Arm.at(folder, "real text", None, None, vocabulary, n)
+                place = f"real-{vocabulary[:8]}-{self._real_key(n)}"
+                label = "real text" if alike else f"real text for {Path(name).name}"
+                real[vocabulary] = arm = Arm.at(self.store, place, label, None, None, vocabulary, n)
                 if not arm.samples.records:
                     generated.real_texts(self.parts[0], self.models[name].tokenizer, self.length, arm)
         for name in missing:
@@ -177,28 +182,31 @@ def evaluate(models: list[str], config: EvalTextConfig, out: Path | None = None)
         UserError: a model, the judge or the data cannot be used. RunFailed: a file could not be written.
         Interrupted: stopped by a signal, with all scores and texts so far saved.
     """
-    names = list(dict.fromkeys(models))
+    if config.revision is not None and len(models) > 1:
+        why = "there are several models"
+        raise UserError(f"--revision {config.revision}", why, "Write owner/model@revision for each.")
+    names = list(dict.fromkeys(pinned(model, config.revision) for model in models))
     by, features = _judges(config)
-    with interruptible() as stopped:
-        work = _Evaluation(names, config, out)
-        stopped.append(work.store.path)
+    with interruptible() as held:
+        work = _Evaluation(names, config, out, held)
         for name in names if config.generate else ():
             work.about(name)
+        gather(None)  # all have read what is there before the first of them writes
         work.store.save()
         rows = work.likelihoods()
         texts, remarks = work.generated(by, features) if config.generate else ([], [])
-    found = result(
-        "eval-text",
-        as_dict(config),
-        models={name: work._weights[name] for name in names},
-        data=[part.facts() | {"length": work.length, "sequences": _size(rows, part)} for part in work.parts],
-        judge=None if by is None else by.facts,
-        features=None if features is None else features.facts,
-        results=rows,
-        generated=texts,
-        notes=[*_notes(rows), *remarks],
-    )
-    return deliver(found, work.store.path, f"{', '.join(Path(n).name for n in names)}, 95 % intervals")
+        found = result(
+            "eval-text",
+            as_dict(config),
+            models={name: work.weights[name] for name in names},
+            data=[part.facts() | {"length": work.length, "sequences": _size(rows, part)} for part in work.parts],
+            judge=None if by is None else by.facts,
+            features=None if features is None else features.facts,
+            results=rows,
+            generated=texts,
+            notes=[*_notes(rows), *_own_judges(work, by), *remarks],
+        )
+        return deliver(found, work.store.path, f"{', '.join(Path(n).name for n in names)}, 95 % intervals")
 
 
 def _size(rows: list[dict[str, Any]], part: Part) -> int:
@@ -229,13 +237,23 @@ def _judge(option: str, name: str, device: str | None) -> Judge:
     except UserError as error:
         if "cannot judge" in error.what:
             raise UserError(f"{option} {name}", error.why, error.fix) from None
-        files = "config.json, model.safetensors and its tokenizer"
-        fix = f"Fill a folder {Path(name).name} with {files} and give its path, or another causal model's."
+        files, path = "config.json, model.safetensors and its tokenizer", Path(name)
+        fix = f"Fill a folder {path.name} with {files} and give its path, or another causal model's."
+        if path.exists():
+            fix = "Give a causal model: a folder, a .gguf file, or a run of --objective ar."
         raise UserError(f"{option} {name}", error.why, fix) from None
 
 
+def _own_judges(work: _Evaluation, by: Judge | None) -> list[str]:
+    own = [name for name in work.names if by is not None and work.weights[name] == by.facts["weights"]]
+    return [f"{name} is judged by itself: its generative perplexity does not compare" for name in own]
+
+
 def _notes(rows: list[dict[str, Any]]) -> list[str]:
-    if all(row["exact"] for row in rows):
-        return []
-    exact = ", but those of autoregressive models are exact" if any(row["exact"] for row in rows) else ""
-    return [f"perplexities are upper bounds, from the negative ELBO{exact}"]
+    notes = []
+    if not all(row["exact"] for row in rows):
+        exact = ", but those of autoregressive models are exact" if any(row["exact"] for row in rows) else ""
+        notes.append(f"perplexities are upper bounds, from the negative ELBO{exact}")
+    if len({row["vocabulary"] for row in rows}) > 1:
+        notes.append("the models have different tokenizers: of their likelihoods only bits/byte compares")
+    return notes

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -21,9 +20,10 @@ from smdiff.decoding.generate import with_soft_mask, write
 from smdiff.evaluation.judge import Judge
 from smdiff.evaluation.likelihood import Part
 from smdiff.evaluation.measures import Mauve, distinct, mauve, unigram_entropy
-from smdiff.evaluation.store import Lines
+from smdiff.evaluation.store import Lines, Store, batches
 from smdiff.evaluation.text import Mean, verdict
 from smdiff.models.load import Model
+from smdiff.ranks import gather, is_first, share, turns
 from smdiff.ui.console import track
 
 _NGRAMS = (1, 2, 3)
@@ -51,11 +51,11 @@ class Arm:
     judged: Lines
 
     @classmethod
-    def at(cls, folder: Path, model: str, setting: Setting | None, steps: int | None, vocabulary: str, n: int) -> Arm:
-        samples, judged = (
-            Lines(folder / "samples.jsonl", ("index",)),
-            Lines(folder / "judged.jsonl", ("judge", "index")),
-        )
+    def at(
+        cls, store: Store, place: str, model: str, setting: Setting | None, steps: int | None, vocabulary: str, n: int
+    ) -> Arm:
+        samples = store.lines(place, "samples.jsonl", names=("index",))
+        judged = store.lines(place, "judged.jsonl", names=("judge", "index"))
         return cls(model, setting, steps, vocabulary, n, samples, judged)
 
     def texts(self) -> list[dict[str, Any]]:
@@ -96,25 +96,26 @@ def generate(model: Model, config: EvalTextConfig, arm: Arm, length: int) -> Non
     missing = [i for i in range(arm.n) if (i,) not in arm.samples.records]
     if not missing:
         return
-    label = f"{arm.model}: {arm.steps or arm.setting.scheduler} steps, {_kind(arm.setting)}"
-    with track(label, arm.n, arm.n - len(missing)) as tracker:
-        written = _autoregressive if arm.setting.scheduler == AR else _denoised
-        for record in written(model, config, arm.setting, length, missing):
-            arm.samples.add([record])
-            tracker.advance(1)
+    written = _autoregressive if arm.setting.scheduler == AR else _denoised
+    label = f"{arm.model}, {_way(arm.setting, arm.steps)}, tokens of {len(missing)} texts:"
+    for batch in batches(written(model, config, arm.setting, length, missing, label), config.batch_size):
+        arm.samples.add(batch)
 
 
-def _kind(setting: Setting) -> str:
-    return "left to right" if setting.scheduler == AR else "soft-masked" if setting.soft_mask else "binary"
+def _way(setting: Setting, steps: int | None) -> str:
+    if setting.scheduler == AR:
+        return "left to right"
+    kind = "soft-masked" if setting.soft_mask else "binary"
+    return f"{setting.scheduler}, {kind}" + (f", {steps} steps" if steps else "")
 
 
 def _denoised(
-    model: Model, config: EvalTextConfig, setting: Setting, length: int, missing: list[int]
+    model: Model, config: EvalTextConfig, setting: Setting, length: int, missing: list[int], label: str
 ) -> Iterator[dict[str, Any]]:
     since = time.monotonic()
     prompts = [NOTHING] * len(missing)
     for text in write(
-        model, config.sample_config(setting, length), prompts, indices=missing, progress=False, report=False
+        model, config.sample_config(setting, length), prompts, indices=missing, progress=label, report=False
     ):
         now = time.monotonic()  # the texts of a batch come together: the first one carries its time
         yield _record(text.index, text.text, text.ids, text.nfe, now - since)
@@ -122,16 +123,25 @@ def _denoised(
 
 
 def _autoregressive(
-    model: Model, config: EvalTextConfig, setting: Setting, length: int, missing: list[int]
+    model: Model, config: EvalTextConfig, setting: Setting, length: int, missing: list[int], label: str
 ) -> Iterator[dict[str, Any]]:
     temperature = 1.0 if config.temperature is None else config.temperature
     top_p = 0.9 if config.top_p is None else config.top_p
-    for start in range(0, len(missing), config.batch_size):
-        since, rows = time.monotonic(), missing[start : start + config.batch_size]
-        ids = continue_from_start(model.denoiser, length, setting.seed, rows, temperature, top_p).tolist()
-        seconds = time.monotonic() - since
-        for place, (index, row) in enumerate(zip(rows, ids, strict=True)):
-            yield _record(index, model.tokenizer.decode(row), row, length, 0.0 if place else seconds)
+    batches = [missing[start : start + config.batch_size] for start in range(0, len(missing), config.batch_size)]
+    done = 0
+    with track(label, len(missing) * length) as tracker:
+        for turn in turns(batches):
+            since, (mine, _) = time.monotonic(), share(turn)
+            ids = continue_from_start(
+                model.denoiser, length, setting.seed, mine, temperature, top_p, tracker.advance
+            ).tolist()
+            written = [row for found in gather(ids)[: len(turn)] for row in found]
+            done += len(written)
+            tracker.update(done * length)
+            seconds = time.monotonic() - since  # of all that are written together: the first one carries it
+            for index, row in zip((i for rows in turn for i in rows), written, strict=True):
+                yield _record(index, model.tokenizer.decode(row), row, length, seconds)
+                seconds = 0.0
 
 
 def _record(index: int, text: str, ids: list[int], nfe: int, seconds: float) -> dict[str, Any]:
@@ -141,7 +151,8 @@ def _record(index: int, text: str, ids: list[int], nfe: int, seconds: float) -> 
 def real_texts(of: Part, tokenizer: PreTrainedTokenizerBase, length: int, arm: Arm) -> None:
     """Sequences of the data as texts, to compare with; as many as wanted if there are so many."""
     x0 = of.sequences(tokenizer, length, arm.n).tolist()
-    arm.samples.add([{"index": i, "text": tokenizer.decode(ids), "ids": ids} for i, ids in enumerate(x0)])
+    # Whole or not at all: nobody could tell later whether some are missing.
+    arm.samples.rewrite([{"index": i, "text": tokenizer.decode(ids), "ids": ids} for i, ids in enumerate(x0)])
 
 
 def judge(arms: list[Arm], by: Judge, ends: dict[str, str]) -> None:
@@ -237,8 +248,12 @@ class Measures:
         if self._features is None or not self._config.mauve_seeds or arms[0].setting is None:
             return {}
         by, real = self._features, self._real[arms[0].vocabulary]
-        theirs = by.features(_as_read(real.texts(), real, by, self._ends))
-        ours = by.features([x for arm in arms for x in _as_read(arm.texts(), arm, by, self._ends)])
+        mine = [x for arm in arms for x in _as_read(arm.texts(), arm, by, self._ends)]
+        compared = _as_read(real.texts(), real, by, self._ends)
+        with track(f"features for MAUVE: {arms[0].model}", len(mine) + len(compared)) as tracker:
+            theirs, ours = (by.features(some, tracker.advance) for some in (compared, mine))
+        if not is_first():  # k-means takes long, and who does not tell the result needs none
+            return {}
         found: Mauve = mauve(ours, theirs, self._config.mauve_seeds, self._config.mauve_clusters)
         if found.note and found.note not in self.notes:
             self.notes.append(found.note)

@@ -23,14 +23,18 @@ from smdiff.files import cache_folder, write_whole
 from smdiff.models.adapt import is_gguf, open_causal_tokenizer
 from smdiff.models.causal import context_length, load_weights
 from smdiff.models.denoiser import Denoiser
-from smdiff.models.load import is_causal_model, load, local_path, weights_digest
+from smdiff.models.load import default_device, is_causal_model, load, local_path, weights_digest
+from smdiff.ranks import gather, is_first, share, turns
 
 # Names by which everyone knows them, and the hub's own.
 _HUB = {name: f"openai-community/{name}" for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")}
 # Logits that exist at a time.
 _LOGITS_AT_ONCE = {True: 2**26, False: 2**29}
+# Tokens whose hidden states exist at a time; few on a CPU, so that progress shows.
+_STATES_AT_ONCE = {True: 2**11, False: 2**14}
 # Tokens of a model that names no limit.
 _ANY_LENGTH = 1 << 20
+_VOCABULARY = "Put tokenizer.json, or vocab.json and merges.txt, into {}."
 _WORDS = "One text among many others, with some punctuation: 1, 2, 3."
 
 
@@ -59,7 +63,7 @@ class Judge:
 
     def __init__(self, name: str, device: str | None = None) -> None:
         path = local_path(_HUB.get(name, name) if not Path(name).exists() else name)
-        self.name, self._device = name, device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.name, self._device = name, device or default_device()
         self._begin: list[int] = []
         self._tokenizer: PreTrainedTokenizerBase
         self._denoiser: Denoiser | None = None
@@ -82,18 +86,22 @@ class Judge:
             self._tokenizer = open_causal_tokenizer(path, None)
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False, **gguf)
         except UserError as error:
-            raise UserError(f"{name} cannot judge", error.why, f"Its tokenizer belongs into {folder}.") from None
+            fix = error.fix if gguf else _VOCABULARY.format(folder)
+            raise UserError(f"{name} cannot judge", f"no tokenizer: {error.why or error.what}", fix) from None
         except Exception as error:  # configurations check themselves, with errors of many kinds
-            raise UserError(f"{name} cannot judge", first_line(error)) from None
+            raise UserError(f"{name} cannot judge", first_line(error), fix="Copy or fetch it once more.") from None
         # A tokenizer whose vocabulary is missing opens all the same, and knows nothing.
         ids = self._tokenizer(_WORDS, add_special_tokens=False)["input_ids"]
         unknown = self._tokenizer.unk_token_id
         if not ids or sum(i == unknown for i in ids) > len(ids) // 2:
             why = "its tokenizer knows no words: a vocabulary file is missing"
-            fix = f"Put tokenizer.json, or vocab.json and merges.txt, into {folder}."
-            raise UserError(f"{name} cannot judge", why, fix)
+            raise UserError(f"{name} cannot judge", why, _VOCABULARY.format(folder))
         if max(self._tokenizer.get_vocab().values()) >= config.vocab_size:
-            raise UserError(f"{name} cannot judge", "its tokenizer has ids that the model has not")
+            raise UserError(
+                f"{name} cannot judge",
+                "its tokenizer has ids that the model has not",
+                fix="Put the model's own tokenizer there.",
+            )
         self._context = context_length(config) or _ANY_LENGTH
         self._load: Callable[[], PreTrainedModel] = partial(load_weights, folder, config, torch.float32, **gguf)
 
@@ -141,18 +149,20 @@ class Judge:
         windows = [w for i, text in enumerate(texts) for w in self._windows(self._tokens(text), i)]
         total, count = torch.zeros(len(texts), dtype=torch.float64), torch.zeros(len(texts), dtype=torch.long)
         vocabulary = len(self._tokenizer)
-        for part, ids, valid in self._batches(windows, _LOGITS_AT_ONCE[self._device == "cpu"] // vocabulary):
+        at_once = _LOGITS_AT_ONCE[self._device == "cpu"] // vocabulary
+        for turn in turns(list(self._batches(windows, at_once))):
+            (part, ids, valid), counts = share(turn)
             logits = self._outputs(ids[:, :-1], valid[:, :-1], True).float()
             nll = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
             places = torch.arange(1, ids.shape[1], device=self._device)
             first = torch.tensor([w.first for w in part], device=self._device)
             scored = (places >= first[:, None]) & valid[:, 1:]
             sums = (nll.double() * scored).sum(1).cpu()
-            for window, value, tokens in zip(part, sums, scored.sum(1).cpu(), strict=True):
+            for window, value, tokens in zip(part, sums, scored.sum(1).cpu(), strict=True) if counts else ():
                 total[window.text] += value
                 count[window.text] += tokens
-            advance(sum(w.first == 1 for w in part))
-        return total, count
+            advance(sum(w.first == 1 for part, *_ in turn for w in part))
+        return torch.stack(gather(total)).sum(0), torch.stack(gather(count)).sum(0)
 
     def _windows(self, ids: list[int], text: int) -> Iterator[_Window]:
         begin, scored = 0, 1
@@ -171,28 +181,37 @@ class Judge:
         """
         about = repr((self.facts, texts)).encode("utf-8", "surrogatepass")
         path = cache_folder() / f"features-{hashlib.sha256(about).hexdigest()[:24]}.npy"
-        try:
-            kept: np.ndarray = np.load(path, allow_pickle=False)
-            if len(kept) == len(texts):
-                advance(len(texts))
-                return kept
-        except (OSError, ValueError):
-            pass  # not there, or not whole
+        kept = _kept(path, len(texts))
+        if all(gather(kept is not None)) and kept is not None:
+            advance(len(texts))
+            return kept
         # An empty text is its end.
         windows = [
             _Window((self._tokens(text) or self._tokens(self.end))[: self._context], 0, i)
             for i, text in enumerate(texts)
         ]
         found: list[Tensor] = [torch.empty(0)] * len(texts)
-        for part, ids, valid in self._batches(windows, 1 << 14):
+        for turn in turns(list(self._batches(windows, _STATES_AT_ONCE[self._device == "cpu"]))):
+            (part, ids, valid), _ = share(turn)
             hidden = self._outputs(ids, valid, False)
             last = hidden[torch.arange(len(part), device=hidden.device), valid.sum(1) - 1].float().cpu()
-            for window, row in zip(part, last, strict=True):
-                found[window.text] = row
-            advance(len(part))
+            for (windows, *_), rows in zip(turn, gather(last), strict=False):  # as many as the turn has
+                for window, row in zip(windows, rows, strict=True):
+                    found[window.text] = row
+                advance(len(windows))
         features = torch.stack(found).numpy()
-        _keep(path, features)
+        if is_first():
+            _keep(path, features)
         return features
+
+
+def _kept(path: Path, texts: int) -> np.ndarray | None:
+    """The features in a file, if it is there and whole."""
+    try:
+        found: np.ndarray = np.load(path, allow_pickle=False)
+    except (OSError, ValueError):
+        return None
+    return found if len(found) == texts else None
 
 
 def _keep(path: Path, features: np.ndarray) -> None:

@@ -15,7 +15,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from smdiff.config import EvalTextConfig
-from smdiff.data.corpora import Corpus, Documents, is_built_in, load_corpus
+from smdiff.data.corpora import Corpus, is_built_in, load_corpus
+from smdiff.data.hub import Documents
 from smdiff.data.packing import pack, sequences
 from smdiff.errors import UserError
 from smdiff.evaluation.store import Lines
@@ -78,7 +79,7 @@ class Part:
 
 def part(models: list[str], source: str, config: EvalTextConfig) -> Part:
     """What of a source is scored. The held-out part is one that every model trained on this data held out too."""
-    corpus = load_corpus(source, valid_fraction=config.valid_fraction, column=config.text_column)
+    corpus = load_corpus(source, valid_fraction=config.valid_fraction, column=config.text_column, scored=True)
     runs = _trained_on(models, corpus)
     split = config.split
     if split == "auto":
@@ -148,6 +149,7 @@ def _row(model: str, data: str, passes: int, values: Tensor, record: dict[str, A
         "passes": passes,
         "sequences": mean.n,
         "exact": record["exact"],
+        "vocabulary": record["vocabulary"],
         "perplexity": mean.perplexity,
         "nats": mean.mean,
         "standard_error": mean.standard_error,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ COLUMNS = (
     "verdict", "compile_failures", "timeouts", "empty", "runner_faults", "forward_passes", "new_tokens",
     "tokens_per_second", "seconds", "source",
 )  # fmt: skip
+_LARGEST = 10**18
 _NEEDED = {"command", "model", "data", "source"}
 _TEXT = {"data_sha256", "split", "scheduler", "judge", "prompt_style", "extraction", "budget"}
 _TEXT |= {"difference_to", "verdict"}
@@ -134,8 +136,10 @@ def _training_rows(result: dict[str, Any]) -> Iterable[dict[str, Any]]:
 
 def _checked(row: dict[str, Any]) -> dict[str, Any]:
     """The columns that a row has, each of its type or unknown."""
-    row = {key: row[key] for key in columns([row]) if key in row}
+    row = {key: row[key] for key in columns([row]) if key in row or key in _NEEDED}
     for key, value in row.items():
+        if isinstance(value, int) and abs(value) > _LARGEST:
+            raise TypeError(f"{key} is a number of {len(str(abs(value)))} digits")
         kind = list if key == "seeds" else str if key in _TEXT | _NEEDED else int | float
         if not isinstance(value, kind) and (value is not None or key in _NEEDED):
             raise TypeError(f"{key} is {value!r}")
@@ -152,7 +156,7 @@ def kind(row: dict[str, Any]) -> str:
 
 def _pass_at(row: dict[str, Any]) -> list[str]:
     """The pass@k of a row, k > 1, in the order of k."""
-    found = [key for key in row if key.startswith("pass_at_") and key.removeprefix("pass_at_").isdigit()]
+    found = [key for key in row if re.fullmatch(r"pass_at_[0-9]{1,9}", key)]
     return sorted(set(found) - {"pass_at_1"}, key=lambda key: int(key.removeprefix("pass_at_")))
 
 
@@ -179,13 +183,15 @@ def rows_of(result: dict[str, Any], source: str) -> list[dict[str, Any]]:
             f"Results of {', '.join(KINDS)} can be reported.",
         )
     if result["schema"] != SCHEMA:
-        raise UserError(f"{source} has schema {result['schema']!r}", f"this smdiff reads schema {SCHEMA}")
+        why = f"this smdiff reads schema {SCHEMA}"
+        raise UserError(f"{source} has schema {result['schema']!r}", why, "Make it again with this smdiff.")
     try:
         rows = [row | {"command": command, "source": source} for row in _ROWS[KINDS[command]](result)]
         return [_checked(row) for row in rows]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         reason = f"there is no {error}" if isinstance(error, KeyError) else str(error)
-        raise UserError(f"{source} is not a whole result of {command}", reason) from None
+        fix = "Leave it out, or make it again."
+        raise UserError(f"{source} is not a whole result of {command}", reason, fix) from None
 
 
 def _files(paths: Iterable[Path]) -> Iterable[Path]:
@@ -197,7 +203,9 @@ def _files(paths: Iterable[Path]) -> Iterable[Path]:
             own = path / "result.json"
             files = [own] if own.is_file() else sorted(path.rglob("result.json"))
             if not files:
-                raise UserError(f"no result.json in {path} or below it")
+                raise UserError(
+                    f"no result.json in {path} or below it", fix="Give the folder of a run or an evaluation."
+                )
         for file in files:
             if file.resolve() not in seen:
                 seen.add(file.resolve())
@@ -264,9 +272,9 @@ def gather(paths: Iterable[Path]) -> dict[str, Any]:
         try:
             result = read_json(file)
         except UserError as error:
-            raise UserError(error.what, error.why) from None
+            raise UserError(error.what, error.why, "Give result.json files of smdiff, or their folders.") from None
         if result is None:
-            raise UserError(f"no such file: {source}")
+            raise UserError(f"no such file: {source}", fix="Give result files, or folders that hold them.")
         found = rows_of(result, source)
         files.append(source)
         rows += found
@@ -274,7 +282,8 @@ def gather(paths: Iterable[Path]) -> dict[str, Any]:
             notes += _other_tokenizers(found, source)
         if not found:
             notes.append(f"{source}: no measurements")
-        for remark in result.get("notes") or []:
+        remarks = result.get("notes")
+        for remark in remarks if isinstance(remarks, list) else []:
             own.setdefault(str(remark), []).append(source)
     notes = [*_apart(rows), *notes, *(f"{some(sources)}: {remark}" for remark, sources in own.items())]
     return {"files": files, "results": _order(rows), "notes": notes}
@@ -289,7 +298,7 @@ def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
         return " ".join(map(str, value)) if isinstance(value, list) else value
 
     def write(to: Path) -> None:
-        with to.open("w", encoding="utf-8", newline="") as stream:
+        with to.open("w", encoding="utf-8", errors="backslashreplace", newline="") as stream:
             writer = csv.DictWriter(stream, columns(rows), lineterminator="\n")
             writer.writeheader()
             writer.writerows({key: cell(value) for key, value in row.items()} for row in rows)

@@ -10,83 +10,132 @@ result.json, result.csv, result.png
 
 from __future__ import annotations
 
-import json
+import contextlib
+import errno
+import io
+import itertools
+import math
 import os
 import signal
-from collections.abc import Iterable
+import threading
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from smdiff.errors import Interrupted, RunFailed, UserError, some
+from smdiff.errors import Interrupted, RunFailed, UserError, said, some
 from smdiff.evaluation.report import rows_of, write_csv
-from smdiff.files import dumps, read_json, write_json
+from smdiff.files import dumps, loads, read_json, write_json, write_whole
+from smdiff.lock import NAME, check_held, locked
+from smdiff.ranks import is_first
 from smdiff.ui.scores import score_plot
 
 Key = tuple[Any, ...]
 
 
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_SYNC_SECONDS = 1.0
+
+
 def failed(path: Path, error: OSError) -> RunFailed:
-    return RunFailed(
-        f"cannot write {path}", error.strerror or str(error), "Make room and run the same command to go on."
-    )
+    """What is told when a file of an evaluation cannot be written."""
+    full = error.errno in _FULL
+    fix = "Make room" if full else "See that the folder is there and can be written"
+    return RunFailed(f"cannot write {path}", said(error), f"{fix}, and run the same command to go on.")
 
 
 class Lines:
-    """Records in a file of JSON lines, which a killed process leaves whole but for its last line.
+    """Records in a file of JSON lines. Of a killed process at most the last line is cut, which the next one replaces.
 
     Args:
+        path: below the folder of an evaluation.
         names: what of a record is its key.
+        home: that folder, if it is held; by default the file's own.
+
+    Raises:
+        UserError: the file cannot be read, or another line than the last is broken.
     """
 
-    def __init__(self, path: Path, names: tuple[str, ...] = ("task_id", "sample")) -> None:
+    def __init__(self, path: Path, names: tuple[str, ...] = ("task_id", "sample"), home: Path | None = None) -> None:
         self.path, self._names, self.records = path, names, dict[Key, dict[str, Any]]()
+        self._home, self._end, self._synced = home or path.parent, 0, -math.inf
         try:
             raw = path.read_bytes()
         except FileNotFoundError:
             return
         except OSError as error:
-            raise UserError(f"cannot read {path}", error.strerror or str(error)) from None
-        whole = raw[: raw.rfind(b"\n") + 1]
-        for number, line in enumerate(whole.splitlines(), 1):
+            raise UserError(f"cannot read {path}", said(error), "See that the folder can be read.") from None
+        self._end = raw.rfind(b"\n") + 1
+        for number, line in enumerate(raw[: self._end].split(b"\n")[:-1], 1):
             try:
-                record = json.loads(line)
+                record = loads(line)
                 self.records[self._key(record)] = record
             except (ValueError, KeyError, TypeError):
-                raise UserError(f"{path}, line {number}, is broken", fix="Delete the line, or the file.") from None
-        if len(whole) < len(raw):
-            self._replace(whole)
+                fix = "Delete the line, or the file: what is missing is made again."
+                raise UserError(f"{path}, line {number}, is broken", "it is no record of smdiff", fix) from None
 
     def _key(self, record: dict[str, Any]) -> Key:
         return tuple(record[name] for name in self._names)
 
-    def _replace(self, content: bytes) -> None:
-        beside = self.path.with_name(f".{self.path.name}.partial")
-        try:
-            beside.write_bytes(content)
-            os.replace(beside, self.path)
-        except OSError as error:
-            beside.unlink(missing_ok=True)
-            raise failed(self.path, error) from None
+    def _make_folder(self) -> None:
+        check_held(self._home)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
 
     def add(self, records: Iterable[dict[str, Any]]) -> None:
-        """Append, and be sure that it is on the disk as far as the system says so."""
+        """Append all of the records or, if that fails, none. They survive the process's death; a power failure can
+        cost those of one second."""
         records = list(records)
-        if not records:
-            return
-        text = "".join(dumps(record, None) + "\n" for record in records)
+        if records and is_first():
+            self._write(records)
+        self.records |= {self._key(r): r for r in records}
+
+    def _write(self, records: list[dict[str, Any]]) -> None:
+        text = "".join(dumps(record, None) + "\n" for record in records).encode()
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("ab") as file:
-                file.write(text.encode())
+            self._make_folder()
+            with open(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666), "rb+", buffering=0) as file:
+                self._append(file, text)
         except OSError as error:
             raise failed(self.path, error) from None
-        self.records |= {self._key(r): r for r in records}
+
+    def _append(self, file: io.FileIO, text: bytes) -> None:
+        """Write behind the last whole line. What is there is the next one's to overwrite."""
+        if file.seek(0, os.SEEK_END) < self._end:
+            raise OSError(errno.ESTALE, "it has lost lines that were there")
+        try:
+            file.truncate(self._end)
+            file.seek(self._end)
+            left = memoryview(text)
+            while left:
+                left = left[file.write(left) :]
+            # Only a power failure needs it, and it can take longer than a text.
+            if time.monotonic() - self._synced > _SYNC_SECONDS:
+                os.fsync(file.fileno())
+                self._synced = time.monotonic()
+        except OSError:
+            with contextlib.suppress(OSError):
+                file.truncate(self._end)
+            raise
+        self._end += len(text)
 
     def rewrite(self, records: Iterable[dict[str, Any]]) -> None:
         """Other records in the place of all."""
-        self.records = {self._key(r): r for r in records}
-        if self.records or self.path.exists():
-            self._replace("".join(dumps(record, None) + "\n" for record in self.records.values()).encode())
+        found = {self._key(r): r for r in records}
+        if not is_first() or (not found and not self.path.exists()):
+            self.records = found
+            return
+        content = "".join(dumps(record, None) + "\n" for record in found.values()).encode()
+        try:
+            self._make_folder()
+            write_whole(self.path, lambda p: p.write_bytes(content))
+        except OSError as error:
+            raise failed(self.path, error) from None
+        self.records, self._end = found, len(content)
+
+
+def _foreign(path: Path) -> bool:
+    """Not the lock, nor what a killed process left of a file."""
+    return path.name != NAME and not path.name.startswith(".")
 
 
 class Store:
@@ -111,8 +160,12 @@ class Store:
             ]:
                 fix = "Choose another folder, or the old options to go on."
                 raise UserError(f"--out {path} holds another evaluation", some(changed), fix)
-        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise UserError(f"--out {path} holds something else", fix="Choose another folder.")
+        elif path.exists() and (not path.is_dir() or any(map(_foreign, path.iterdir()))):
+            raise UserError(f"--out {path} holds something else", "it has no eval.json", "Choose another folder.")
+
+    def lines(self, *place: str, names: tuple[str, ...] = ("task_id", "sample")) -> Lines:
+        """The records of a file in the folder."""
+        return Lines(self.path.joinpath(*place), names, self.path)
 
     def record(self, **facts: Any) -> None:
         """Take facts about the evaluation in; `save` writes them.
@@ -130,48 +183,76 @@ class Store:
 
     def save(self) -> None:
         """Make the folder this evaluation's, now that nothing is left that could be refused."""
-        if read_json(self.path / "eval.json") == self.facts:
+        if not is_first() or read_json(self.path / "eval.json") == self.facts:
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             write_json(self.path / "eval.json", self.facts)
         except OSError as error:
-            raise UserError(f"cannot write to --out {self.path}", error.strerror or str(error)) from None
+            if error.errno in _FULL:
+                raise failed(self.path / "eval.json", error) from None
+            fix = "Choose a folder that can be written."
+            raise UserError(f"cannot write to --out {self.path}", said(error), fix) from None
+
+
+def batches(records: Iterable[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
+    """Records, so many at a time."""
+    waiting = iter(records)
+    while part := list(itertools.islice(waiting, size)):
+        yield part
 
 
 class interruptible:
-    """A signal to stop becomes Interrupted with the place of what is saved, which the block appends."""
+    """Work in a folder, which is this process's alone. A signal to stop becomes Interrupted."""
 
-    def __enter__(self) -> list[Path]:
-        self._saved: list[Path] = []
-        self._before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-        return self._saved
+    def __enter__(self) -> interruptible:
+        self._folder: Path | None = None
+        self._held = contextlib.ExitStack()
+        self._main = threading.current_thread() is threading.main_thread()
+        if self._main:
+            self._before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        return self
+
+    def take(self, folder: Path) -> None:
+        """Hold the folder until the end of the block.
+
+        Raises:
+            UserError: another process holds it, or it is none.
+        """
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"--out {folder} holds something else", "it is a file", "Choose another folder.")
+        self._held.enter_context(locked(folder))
+        self._folder = folder
 
     def __exit__(self, kind: type | None, *_: object) -> None:
-        signal.signal(signal.SIGTERM, self._before)
-        if kind is KeyboardInterrupt and self._saved:
-            saved = f"what is done is in {self._saved[0]}"
-            raise Interrupted("stopped", saved, "Run the same command to go on.") from None
+        if self._main:
+            signal.signal(signal.SIGTERM, self._before)
+        self._held.close()
+        if kind is KeyboardInterrupt and self._folder is not None:
+            raise Interrupted(
+                "stopped", f"what is done is in {self._folder}", "Run the same command to go on."
+            ) from None
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
     """The result of an earlier command in the folder, if it is whole."""
     try:
-        found = json.loads((folder / "result.json").read_text())
-    except (OSError, ValueError):
+        return read_json(folder / "result.json")
+    except UserError:
         return None
-    return found if isinstance(found, dict) else None
 
 
 def deliver(found: dict[str, Any], folder: Path, title: str) -> dict[str, Any]:
     """Write the result, its CSV and its picture."""
+    check_held(folder)
     found["out"] = str(folder)
+    if not is_first():
+        return found
     rows = rows_of(found, str(folder / "result.json"))
     try:
         write_json(folder / "result.json", found)
         write_csv(folder / "result.csv", rows)
         score_plot(rows, folder / "result.png", title)
     except OSError as error:
-        fix = "Make room and run the same command: nothing is done twice."
-        raise RunFailed(f"cannot write to {folder}", error.strerror or str(error), fix) from None
+        raise failed(folder / "result.json", error) from None
     return found

@@ -23,6 +23,7 @@ from torch import Tensor
 from smdiff.diffusion.noise import corrupt
 from smdiff.diffusion.objective import next_token_nll
 from smdiff.models.denoiser import Denoiser
+from smdiff.ranks import gather, share, turns
 
 _CONFIDENCE = 1.96
 
@@ -138,7 +139,8 @@ def elbo(
     training, device = denoiser.training, denoiser.device
     denoiser.eval()
     for masks in mask_draws(maskable, draws, seed, times):
-        for start in range(0, len(data), batch_size):
+        for turn in turns(range(0, len(data), batch_size)):
+            start, counts = share(turn)
             part = slice(start, start + batch_size)
             x, masked, valid = data.ids[part], masks[part], None
             if data.valid is not None:
@@ -146,17 +148,17 @@ def elbo(
                 x, masked, valid = x[:, :longest], masked[:, :longest], data.valid[part, :longest].to(device)
             x, masked = x.to(device), masked.to(device)
             x_t, targets = corrupt(x, masked, denoiser.mask_id), x[masked]
-            first = denoiser.score(denoiser.hidden(x_t, masked, valid=valid), targets, observe=soft)
+            first = denoiser(x_t, masked, targets=targets, observe=soft, valid=valid)
             scores = [first.nll]
             if soft:
-                again = denoiser.hidden(x_t, masked, first.feedback, valid=valid)
-                scores.append(denoiser.score(again, targets).nll)
-            for row, score in enumerate(scores):
+                scores.append(denoiser(x_t, masked, first.feedback, targets=targets, valid=valid).nll)
+            for row, score in enumerate(scores if counts else ()):
                 assert score is not None
                 per_token = torch.zeros(x.shape, device=device).masked_scatter(masked, score)
                 sums[row, part] += (per_token.sum(1) / masked.sum(1)).double().cpu()
-            advance(len(x))
+            advance(len(data.ids[turn[0] : turn[-1] + batch_size]))
     denoiser.train(training)
+    sums = torch.stack(gather(sums)).sum(0)
     return Elbo(sums[0] / draws, sums[1] / draws if soft else None)
 
 
@@ -164,10 +166,11 @@ def _exact(denoiser: Denoiser, ids: Tensor, batch_size: int, advance: Callable[[
     """(S,) -log p of sequences (S, L) in nats a token under an autoregressive model."""
     training, found = denoiser.training, []
     denoiser.eval()
-    for x in ids.split(batch_size):
+    for turn in turns(ids.split(batch_size)):
+        x, _ = share(turn)
         nll = next_token_nll(denoiser, x.to(denoiser.device), denoiser.mask_id)
-        found.append(nll.view(x.shape).double().mean(1).cpu())
-        advance(len(x))
+        found += gather(nll.view(x.shape).double().mean(1).cpu())[: len(turn)]
+        advance(sum(map(len, turn)))
     denoiser.train(training)
     return torch.cat(found)
 

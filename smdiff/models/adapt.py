@@ -58,7 +58,9 @@ def open_causal_tokenizer(path: Path, name: str | None) -> PreTrainedTokenizerBa
     except UserError:
         raise
     except Exception as error:  # malformed files raise nearly anything
-        raise UserError(f"cannot read the tokenizer in {path}", first_line(error)) from None
+        raise UserError(
+            f"cannot read the tokenizer in {path}", first_line(error), fix="Copy or fetch it once more."
+        ) from None
 
 
 def adapted(
@@ -81,12 +83,16 @@ def adapted(
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, **gguf)
     except Exception as error:  # configurations check themselves, with errors of many kinds
-        raise UserError(f"the configuration of {path} cannot be used", first_line(error)) from None
+        raise UserError(
+            f"the configuration of {path} cannot be used", first_line(error), fix="Copy or fetch it once more."
+        ) from None
     check_head(str(path), config)
     config.is_causal = False
     backbone = load_weights(folder, config, dtype, quantize, **gguf)
     if type(backbone.get_input_embeddings()) is not nn.Embedding:
-        raise UserError(f"{path} cannot be used", "its input embeddings are scaled or otherwise special")
+        raise UserError(
+            f"{path} cannot be used", "its input embeddings are scaled or otherwise special", fix="Take another model."
+        )
     mask_id = _mask_of(backbone, tokenizer, how)
     backbone.config.mask_token_id = mask_id
     setattr(backbone.config, SHIFT, how.shift)
@@ -99,7 +105,11 @@ def _mask_of(backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, how:
     used = torch.tensor(sorted(tokenizer.get_vocab().values()))
     if how.mask_token is not None:
         if how.mask_token not in tokenizer.get_vocab():
-            raise UserError(f"--mask-token {how.mask_token}", "the tokenizer has no such token")
+            raise UserError(
+                f"--mask-token {how.mask_token}",
+                "the tokenizer has no such token",
+                fix="Name one of its tokens, or leave it out.",
+            )
         tokenizer.mask_token = how.mask_token
     elif tokenizer.mask_token_id is None:
         tokenizer.add_special_tokens({"mask_token": MASK})
@@ -131,8 +141,8 @@ def _check(backbone: PreTrainedModel, name: str) -> None:
         hidden, other = (backbone.base_model(input_ids=x, use_cache=False).last_hidden_state for x in (ids, changed))
         ours, theirs = (x.float() for x in (backbone.get_output_embeddings()(hidden), backbone(input_ids=ids).logits))
     except Exception as error:  # networks of other kinds take other arguments
-        raise UserError(what, first_line(error)) from None
+        raise UserError(what, first_line(error), fix="Take another model.") from None
     if torch.equal(hidden[0, 0], other[0, 0]):
-        raise UserError(what, f"a {kind} attends to the left only")
+        raise UserError(what, f"a {kind} attends to the left only", fix="Take another model.")
     if ours.shape != theirs.shape or not torch.allclose(ours, theirs, atol=1e-2 * float(theirs.abs().max())):
-        raise UserError(what, f"a {kind} does more than one product after its last layer")
+        raise UserError(what, f"a {kind} does more than one product after its last layer", fix="Take another model.")

@@ -85,8 +85,20 @@ def attach(
         trainable_token_indices=None if train_row is None else {_embedding_name(backbone): [train_row]},
     )
     model = get_peft_model(backbone, config)
-    config.base_model_name_or_path = base
+    name_base(config, base)
     return model
+
+
+def name_base(config: PeftConfig, base: str) -> None:
+    """Say on what an adapter goes: a path, or a hub name with or without @revision, which is peft's own entry."""
+    name, _, revision = (base, "", "") if Path(base).exists() else base.partition("@")
+    config.base_model_name_or_path, config.revision = name, revision or None
+
+
+def base_of(config: PeftConfig) -> str:
+    """What `name_base` said."""
+    name = str(config.base_model_name_or_path)
+    return f"{name}@{config.revision}" if config.revision and not Path(name).expanduser().exists() else name
 
 
 def _embedding_name(backbone: PreTrainedModel) -> str:
@@ -103,9 +115,15 @@ def read_config(folder: Path) -> PeftConfig:
     try:
         config = PeftConfig.from_pretrained(str(folder))
     except Exception as error:  # peft raises what the JSON makes it
-        raise UserError(f"cannot read {folder / CONFIG}", first_line(error)) from None
+        raise UserError(
+            f"cannot read {folder / CONFIG}", first_line(error), fix="Copy or fetch it once more."
+        ) from None
     if not isinstance(config, LoraConfig):
-        raise UserError(f"the adapter in {folder} is {config.peft_type}", "only LoRA and DoRA are supported")
+        raise UserError(
+            f"the adapter in {folder} is {config.peft_type}",
+            "only LoRA and DoRA are supported",
+            fix="Merge it with peft first.",
+        )
     if not config.base_model_name_or_path:
         raise UserError(f"{folder / CONFIG} names no base model", fix="Put base_model_name_or_path there.")
     return config
@@ -122,8 +140,12 @@ def load(backbone: PreTrainedModel, folder: Path) -> PeftModel:
     try:
         model = get_peft_model(backbone, config)
     except ValueError as error:
-        raise UserError(f"the adapter in {folder} does not fit its base", first_line(error)) from None
-    config.base_model_name_or_path = read_config(folder).base_model_name_or_path
+        raise UserError(
+            f"the adapter in {folder} does not fit its base",
+            first_line(error),
+            fix="Check base_model_name_or_path in its adapter_config.json.",
+        ) from None
+    name_base(config, base_of(read_config(folder)))
     restore(model, folder)
     return model
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -15,17 +16,22 @@ from transformers import PreTrainedModel
 from smdiff.diffusion.objective import Scores
 from smdiff.diffusion.prediction import FORBIDDEN
 from smdiff.diffusion.soft_mask import Feedback, SoftMask
+from smdiff.errors import UserError
 from smdiff.models import adapters
 from smdiff.models.cache import BlockCache
 from smdiff.models.causal import context_length
 from smdiff.models.dit import DiT
+from smdiff.models.liger import check_liger, fused_nll
 
 # For models whose positions have no end.
 _ANY_LENGTH = 131072
 # Rows up to which `_few_rows` is worth it.
 _FEW = 32
-# Elements of one block of logits, without and with gradient: beyond it they cost more memory than time.
-_LOGITS_AT_ONCE = {False: 2**24, True: 2**26}
+# Elements of logits with gradient up to which they are kept for the backward pass, on a CPU (True) and a GPU.
+_KEPT_LOGITS = {True: 2**24, False: 2**26}
+# Elements of one block of logits beyond that, or without gradient. On a CPU it is what glibc's allocator uses again
+# instead of asking the system for fresh pages each time, which cost a fifth of a step.
+_LOGITS_AT_ONCE = {True: 2**22, False: 2**24}
 
 
 def _few_rows(hidden: Tensor, weight: Tensor) -> Tensor:
@@ -82,6 +88,38 @@ class Denoiser(nn.Module):
         ids = torch.tensor([mask_id] if forbidden is None else list(forbidden), dtype=torch.long)
         self.register_buffer("forbidden", ids.to(self.table.device), persistent=False)
         self.nfe = 0
+        self._liger = False
+
+    def compile_blocks(self, **options: Any) -> None:
+        """Compile the network's repeated blocks, in place: their shapes are fixed, while the number of masks is not.
+
+        `options` are torch.compile's.
+        """
+        names = set(self.backbone._no_split_modules or ())
+        blocks = [m for m in self.backbone.modules() if type(m).__name__ in names]
+        if not blocks:
+            kind = type(self.backbone).__name__
+            raise UserError("--compile", f"a {kind} does not say what its blocks are", "Leave it out.")
+        for block in blocks:
+            block.compile(**options)
+
+    def use_liger(self) -> None:
+        """Take losses with gradient from liger-kernel's fused kernel.
+
+        Raises:
+            UserError: it cannot run here, or not with this output layer.
+        """
+        check_liger()
+        head = self.backbone.output_layer.linear if isinstance(self.backbone, DiT) else self._head
+        if not isinstance(head, nn.Linear):
+            raise UserError("--liger", "the output layer is adapted or of another kind", "Leave it out.")
+        self._liger = True
+
+    @property
+    def _head(self) -> nn.Module:
+        """The output layer of a `transformers` model. A tied one that an adapter wraps differs at the forbidden mask
+        only."""
+        return _without_adapter(self.backbone.get_output_embeddings())
 
     def with_soft_mask(self, soft_mask: SoftMask) -> Denoiser:
         """The same network with other scalars."""
@@ -93,6 +131,11 @@ class Denoiser(nn.Module):
     def adapter(self) -> PeftModel | None:
         """The peft wrapper of the backbone, which knows how to save and merge; None without an adapter."""
         return self._adapter[0]
+
+    @property
+    def _no_split_modules(self) -> list[str]:
+        """The blocks, which accelerate shards one by one."""
+        return list(self.backbone._no_split_modules or [])
 
     @property
     def table(self) -> Tensor:
@@ -197,8 +240,7 @@ class Denoiser(nn.Module):
         """Logits (N, V) of hidden states (N, D); forbidden ids have `FORBIDDEN`."""
         if isinstance(self.backbone, DiT):
             return self.backbone.decode(hidden, forbidden=self.forbidden)
-        # A tied head that an adapter wraps differs at the mask only, which is forbidden.
-        head = _without_adapter(self.backbone.get_output_embeddings())
+        head = self._head
         few = hidden.device.type == "cpu" and len(hidden) <= _FEW and not torch.is_grad_enabled()
         plain = type(head) is nn.Linear and head.bias is None
         logits = _few_rows(hidden, head.weight) if few and plain else head(hidden)
@@ -211,9 +253,12 @@ class Denoiser(nn.Module):
         for the backward pass rather than kept.
         """
         grad = torch.is_grad_enabled()
-        at_once = _LOGITS_AT_ONCE[grad] // (4 if hidden.device.type == "cpu" else 1)
+        if self._liger and grad and targets is not None and not observe:
+            return Scores(fused_nll(*self._before_logits(hidden), targets), None)
+        cpu, size = hidden.device.type == "cpu", len(hidden) * self.vocab_size
+        kept = grad and not observe and size <= _KEPT_LOGITS[cpu]
         # Even parts: blocks of one size are found again by the allocator.
-        parts = max(1, min(len(hidden), math.ceil(len(hidden) * self.vocab_size / at_once)))
+        parts = 1 if kept else max(1, min(len(hidden), math.ceil(size / _LOGITS_AT_ONCE[cpu])))
         nll, seen = [], []
         for part, h in enumerate(hidden.tensor_split(parts)):
             y = None if targets is None else targets.tensor_split(parts)[part]
@@ -228,6 +273,14 @@ class Denoiser(nn.Module):
             elif y is not None:
                 nll.append(checkpoint(self._nll, h, y, use_reentrant=False))
         return Scores(torch.cat(nll) if nll else None, Feedback.cat(seen) if seen else None)
+
+    def _before_logits(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Hidden states (N, D), weight (V, D) and bias (V,) of the last product; forbidden ids are so in the bias."""
+        if isinstance(self.backbone, DiT):
+            return self.backbone.before_logits(hidden, forbidden=self.forbidden)
+        head = self._head
+        bias = hidden.new_zeros(self.vocab_size) if head.bias is None else head.bias
+        return hidden, head.weight, bias.index_fill(0, self.forbidden, FORBIDDEN)
 
     def _nll(self, hidden: Tensor, targets: Tensor) -> Tensor:
         return nn.functional.cross_entropy(self.logits(hidden).float(), targets, reduction="none")

@@ -264,12 +264,18 @@ class DiT(PreTrainedModel):
 
         `forbidden` holds ids that are never chosen; done in the bias, where it costs nothing.
         """
+        return F.linear(*self.before_logits(hidden, sigma, forbidden))
+
+    def before_logits(
+        self, hidden: Tensor, sigma: Tensor | None = None, forbidden: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What the last product of `decode` is made of: normed hidden states, weight (V, D) and bias (V,)."""
         layer = self.output_layer
         shift, scale = layer.adaLN_modulation(self.condition(sigma)).chunk(2, -1)
         bias = layer.linear.bias
         if forbidden is not None:
             bias = bias.index_fill(0, forbidden, FORBIDDEN)
-        return F.linear(_modulated_norm(hidden, layer.norm_final.weight, shift, scale), layer.linear.weight, bias)
+        return _modulated_norm(hidden, layer.norm_final.weight, shift, scale), layer.linear.weight, bias
 
     def forward(
         self, input_ids: Tensor | None = None, inputs_embeds: Tensor | None = None, sigma: Tensor | None = None

@@ -4,7 +4,9 @@ code."""
 from __future__ import annotations
 
 import hashlib
+import math
 import re
+import reprlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +25,14 @@ from smdiff.models.causal import SHIFT, is_causal, load_causal
 from smdiff.models.denoiser import Denoiser
 from smdiff.models.dit import DiT, DiTConfig
 from smdiff.models.mdlm import Checkpoint, read_mdlm
-from smdiff.models.weights import check_names, load_strictly, read_object, read_tensors
+from smdiff.models.weights import FIX, check_names, load_strictly, read_object, read_tensors
+from smdiff.ranks import local_rank
+
+# Names on the hub, of a GGUF file too; neither they nor revisions lead out of the cache.
+_NAME = r"(?!\.)[\w.-]+/(?!\.)[\w.-]+(/[\w.-]+\.gguf)?"
+_REVISION = r"(?!.*\.\.)\w[\w./-]*"
+_MOST_MIXED = 1000
+_FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]
 
 
 def read_soft_mask(folder: Path) -> SoftMask | None:
@@ -34,14 +43,26 @@ def read_soft_mask(folder: Path) -> SoftMask | None:
         return None
     try:
         stored = read_object(path)
-        return SoftMask.from_dict(stored) if path == ours else SoftMask.from_transparency(stored)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} does not hold the scalars", repr(error)) from None
+        found = SoftMask.from_dict(stored) if path == ours else SoftMask.from_transparency(stored)
+        if found is not None:
+            _check_scalars(found)
+        return found
+    except (KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
+        reason = f"there is no {error}" if isinstance(error, KeyError) else first_line(error)
+        raise UserError(f"{path} does not hold the scalars", reason, "Restore it from where it came.") from None
+
+
+def _check_scalars(found: SoftMask) -> None:
+    if found.k is not None and (type(found.k) is not int or not 1 <= found.k <= _MOST_MIXED):
+        raise ValueError(f"k is {reprlib.repr(found.k)}, no number from 1 to {_MOST_MIXED}")
+    for name, value in found.values().items():
+        if not math.isfinite(value):
+            raise ValueError(f"{name} is {value}")
 
 
 def _read_run(folder: Path) -> Checkpoint:
     """A folder that smdiff wrote: a finished run, or one of its checkpoints."""
-    shape = DiTConfig.from_dict(read_object(folder / "config.json"))
+    shape = _shape(folder / "config.json")
     tensors = read_tensors(folder / "model.safetensors")
     ema = folder / "ema.safetensors"
     if ema.exists():
@@ -52,23 +73,65 @@ def _read_run(folder: Path) -> Checkpoint:
     return Checkpoint(str(folder), shape, tensors, soft_mask, home)
 
 
+def _shape(config: Path) -> DiTConfig:
+    """The DiT that a config.json describes.
+
+    Raises:
+        UserError: none that there could be.
+    """
+    fix = "Copy the model's folder again."
+    try:
+        shape = DiTConfig.from_dict(read_object(config))
+    except UserError:
+        raise
+    except Exception as error:  # configurations check themselves, with errors of many kinds
+        raise UserError(f"{config} cannot be used", first_line(error), fix) from None
+    names = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "cond_dim",
+             "max_position_embeddings")  # fmt: skip
+    for name in names:
+        value = getattr(shape, name)
+        if type(value) is not int or not 0 < value < 2**31:
+            raise UserError(f"{config} cannot be used", f"{name} is {reprlib.repr(value)}", fix)
+    if type(shape.mask_token_id) is not int or not 0 <= shape.mask_token_id < shape.vocab_size:
+        raise UserError(f"{config} cannot be used", "its mask is no token of the vocabulary", fix)
+    return shape
+
+
+def pinned(name: str, revision: str | None) -> str:
+    """A hub name at a revision (branch, tag or commit), `owner/model@revision`.
+
+    Raises:
+        UserError: the name is that of something here, which has no revisions.
+    """
+    if revision is None:
+        return name
+    if not re.fullmatch(_REVISION, revision) or "@" in name:
+        raise UserError(f"--revision {revision}", "it is no branch, tag or commit, or the name has one already",
+                        "Give one of them, as the hub lists them.")  # fmt: skip
+    if Path(name).expanduser().exists() or not re.fullmatch(_NAME, name):
+        fix = "Leave it out, or name a model on the hub (owner/model)."
+        raise UserError(f"--revision {revision} has no effect", f"{name} is a path, and no name on the hub", fix)
+    return f"{name}@{revision}"
+
+
 def local_path(name: str) -> Path:
-    """Where the files of `name` are: a path as it is; a hub name (owner/model) after the download, if it is needed.
+    """Where the files of `name` are: a path as it is; a hub name (owner/model, owner/model@revision) after the
+    download, if it is needed.
 
     Raises:
         UserError: no such path, and no such name on the hub or no network.
     """
-    path = Path(name).expanduser()
+    path, (name, _, revision) = Path(name).expanduser(), name.partition("@")
     if path.exists():
         return path
     _, _, file = name.rpartition("/")
     fix = "Give a run's --out folder, a checkpoint, or a name on the hub (owner/model)."
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+(/[\w.-]+\.gguf)?", name) or name.startswith("."):
-        raise UserError(f"no model at {name}", "no such file or folder", fix)
+    if not re.fullmatch(_NAME, name) or (revision and not re.fullmatch(_REVISION, revision)):
+        raise UserError(f"no model at {path}", "no such file or folder", fix)
     try:
         if file.endswith(".gguf"):
-            return Path(hf_hub_download(name.removesuffix(f"/{file}"), file))
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]))
+            return Path(hf_hub_download(name.removesuffix(f"/{file}"), file, revision=revision or None))
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=_FILES))
     except Exception as error:  # whatever the network layer below says
         raise UserError(f"no model at {name}", f"no such folder, nor on the hub: {first_line(error)}", fix) from None
 
@@ -149,13 +212,27 @@ def read_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
     try:
         return open_tokenizer(folder)
     except Exception as error:  # malformed files make it raise nearly anything
-        raise UserError(f"cannot read the tokenizer in {folder}", first_line(error)) from None
+        raise UserError(
+            f"cannot read the tokenizer in {folder}", first_line(error), fix="Copy or fetch it once more."
+        ) from None
 
 
 def build(checkpoint: Checkpoint) -> Denoiser:
     """The denoiser of a checkpoint."""
-    backbone = DiT(checkpoint.shape)
-    load_strictly(backbone, checkpoint.tensors, checkpoint.source)
+    shape, tensors, source = checkpoint.shape, checkpoint.tensors, checkpoint.source
+    if shape.num_hidden_layers > len(tensors):  # before so many are made
+        why = f"its configuration has {shape.num_hidden_layers} layers, its weights only {len(tensors)} tensors"
+        raise UserError(f"{source} does not fit the model", why, "Copy the model's folder again.")
+    try:
+        with torch.device("meta"):
+            wanted = DiT(shape).state_dict()
+    except Exception as error:  # shapes that there cannot be
+        raise UserError(
+            f"the configuration of {source} cannot be used", first_line(error), fix="Copy or fetch it once more."
+        ) from None
+    check_names(wanted, tensors, source, FIX)  # before its memory is taken
+    backbone = DiT(shape)
+    load_strictly(backbone, tensors, source)
     return Denoiser(backbone, checkpoint.shape.mask_token_id, checkpoint.soft_mask)
 
 
@@ -190,6 +267,7 @@ def _load_dit(name: str, tokenizer_name: str | None) -> Model:
                 f"--tokenizer {tokenizer_name} does not fit {name}",
                 f"it has {len(tokenizer)} ids with the mask at {tokenizer.mask_token_id}, the model has "
                 f"{shape.vocab_size} with the mask at {shape.mask_token_id}",
+                fix="Give the one it was trained with.",
             )
     else:
         tokenizer = read_tokenizer(checkpoint)
@@ -203,6 +281,7 @@ def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, vocab_size: int, mask_i
             f"the tokenizer does not fit {name}",
             f"its ids go up to {largest} with the mask at {tokenizer.mask_token_id}, the model has {vocab_size} "
             f"embeddings with the mask at {mask_id}",
+            fix="Give the model's own with --tokenizer.",
         )
 
 
@@ -229,15 +308,18 @@ def is_adapter(folder: Path) -> bool:
 
 def _load_adapter(name: str, folder: Path, dtype: torch.dtype | None, quantize: bool = False) -> Model:
     """An adapter on its base; of the base's own tokenizer where the folder has none."""
-    base_name = adapters.read_config(folder).base_model_name_or_path
-    assert base_name is not None
+    base_name = adapters.base_of(adapters.read_config(folder))
     home = _tokenizer_home(folder)
     try:
         path = local_path(base_name)
         if is_causal_model(path):
             stored = read_object(folder / "config.json") if (folder / "config.json").exists() else {}
             if "mask_token_id" not in stored or not _has_tokenizer(home):
-                raise UserError(f"{base_name} is a causal model", "and the adapter makes no denoiser of it")
+                raise UserError(
+                    f"{base_name} is a causal model",
+                    "and the adapter makes no denoiser of it",
+                    fix="Take an adapter of smdiff finetune.",
+                )
             tokenizer = open_tokenizer(home)
             backbone = adapted(path, tokenizer, Adaptation(shift=stored.get(SHIFT, True)), dtype, quantize)
             _check_tokenizer(tokenizer, backbone.config.vocab_size, stored["mask_token_id"], name)
@@ -249,7 +331,11 @@ def _load_adapter(name: str, folder: Path, dtype: torch.dtype | None, quantize: 
             if _has_tokenizer(home):
                 tokenizer = open_tokenizer(home)  # with the chat template of the training
     except UserError as error:
-        raise UserError(f"the base of the adapter {name}", str(error)) from None
+        raise UserError(
+            f"the base of the adapter {name}",
+            str(error),
+            fix="Check base_model_name_or_path in its adapter_config.json.",
+        ) from None
     model = adapters.load(denoiser.backbone, folder)
     soft_mask = read_soft_mask(folder)
     return Model(
@@ -312,12 +398,12 @@ def open_base(
     else:
         return _load_dit(name, tokenizer)
     if (path / "ema.safetensors").exists():
-        _apply_averages(model.denoiser, path)
+        apply_averages(model.denoiser, path)
     return model
 
 
 @torch.no_grad()
-def _apply_averages(denoiser: Denoiser, folder: Path) -> None:
+def apply_averages(denoiser: Denoiser, folder: Path) -> None:
     """A checkpoint's averaged weights, which are what the run is going to deliver."""
     parameters = dict(denoiser.backbone.named_parameters())
     for name, tensor in read_tensors(folder / "ema.safetensors").items():
@@ -343,7 +429,7 @@ def restore(denoiser: Denoiser, folder: Path) -> None:
     if denoiser.soft_mask is not None:
         soft_mask = read_soft_mask(folder)
         if soft_mask is None:
-            raise UserError(f"{folder} holds no soft_mask.json")
+            raise UserError(f"{folder} holds no soft_mask.json", fix="Copy or fetch it once more.")
         denoiser.soft_mask.load_state_dict(soft_mask.state_dict())
 
 
@@ -355,10 +441,15 @@ def merged(denoiser: Denoiser) -> Denoiser:
     return Denoiser(adapters.merge(denoiser.adapter), denoiser.mask_id, denoiser.soft_mask, denoiser.shift, forbidden)
 
 
+def default_device() -> str:
+    """The GPU of this process if there is one."""
+    return f"cuda:{local_rank()}" if torch.cuda.is_available() else "cpu"
+
+
 def _place(device: str | torch.device | None) -> torch.device:
     """The device that was asked for, or the best there is."""
     try:
-        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        place = torch.device(device or default_device())
         torch.empty(0, device=place)
     except (RuntimeError, AssertionError) as error:
         raise UserError(

@@ -61,33 +61,65 @@ class _Inert:
     def extend(self, items: object) -> None: ...
 
 
-_TENSOR_GLOBALS: dict[tuple[str, str], Any] = {
+_TENSOR_CLASSES: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): collections.OrderedDict,
-    ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
-    ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
     ("torch", "Size"): torch.Size,
 }
+_TENSOR_FUNCTIONS: dict[tuple[str, str], Any] = {
+    ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
+    ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
+}
+# Tensors may share memory (tied weights), and are kept in the file as they are; more than this is made up.
+_SHARED = 4
 
 
-class _InertUnpickler(pickle.Unpickler):
-    """Builds tensors and plain containers; every other global becomes `_Inert`, so no code of the file runs."""
+class _InertUnpickler(pickle._Unpickler):
+    """Builds tensors and plain containers; every other global becomes `_Inert`, so no code of the file runs.
+
+    It is the reader in Python: the one in C reserves as much memory as a file tells it to.
+    """
+
+    # Reserves what the file tells it to; torch never writes it.
+    dispatch = {k: v for k, v in pickle._Unpickler.dispatch.items() if k != pickle.BYTEARRAY8[0]}  # noqa: RUF012
 
     def find_class(self, module: str, name: str) -> Any:
-        return _TENSOR_GLOBALS.get((module, name), _Inert)
+        if function := _TENSOR_FUNCTIONS.get((module, name)):
+            return lambda *arguments: function(*arguments)  # a file may set attributes of what it is given
+        return _TENSOR_CLASSES.get((module, name), _Inert)
 
 
 def read_pickled_checkpoint(path: Path) -> dict[str, Any]:
     """The tensors of a torch checkpoint (a Lightning .ckpt, say) without running anything in it."""
+    fix = "Fetch it once more."
     if not zipfile.is_zipfile(path):
-        raise UserError(f"cannot read {path}", "it is no torch checkpoint (not a zip file)")
+        raise UserError(f"cannot read {path}", "it is no torch checkpoint (not a zip file)", fix)
     inert_pickle = types.SimpleNamespace(Unpickler=_InertUnpickler, load=pickle.load, __name__="smdiff.inert_pickle")
+    size = path.stat().st_size
     try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(part.file_size for part in archive.infolist()) > size:
+                raise ValueError("it is compressed, which torch never does")
         loaded = torch.load(path, map_location="cpu", pickle_module=inert_pickle, weights_only=False)
+        _check_size(loaded, _SHARED * size)
     except Exception as error:  # whatever a broken or hostile file makes the reader say
-        raise UserError(f"cannot read {path}", first_line(error)) from None
+        raise UserError(f"cannot read {path}", first_line(error), fix) from None
     if not isinstance(loaded, dict):
-        raise UserError(f"cannot read {path}", "it holds no dictionary of tensors")
+        raise UserError(f"cannot read {path}", "it holds no dictionary of tensors", fix)
     return loaded
+
+
+def _check_size(loaded: Any, most: int) -> None:
+    """Refuse views of a few numbers as large tensors, which would be filled when they are converted."""
+    waiting, seen, total = [loaded], set[int](), 0
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Tensor):
+            total += value.numel() * value.element_size()
+        elif isinstance(value, dict | list | tuple) and id(value) not in seen:
+            seen.add(id(value))
+            waiting += value.values() if isinstance(value, dict) else value
+        if total > most:
+            raise ValueError("its tensors are larger than the file")
 
 
 def _shape_of(tensors: dict[str, Tensor], frequencies: Tensor | None, heads: int | None, source: str) -> DiTConfig:
@@ -95,16 +127,20 @@ def _shape_of(tensors: dict[str, Tensor], frequencies: Tensor | None, heads: int
     try:
         vocab_size, hidden = tensors["vocab_embed.embedding"].shape
         cond_dim = tensors["sigma_map.mlp.0.weight"].shape[0]
+        layers = 1 + max((int(n.split(".")[1]) for n in tensors if n.startswith("blocks.")), default=-1)
     except KeyError as error:
-        raise UserError(
-            f"{source} is not in MDLM's layout", f"it has no tensor {error.args[0]} (with or without {_PREFIX!r})"
-        ) from None
-    layers = 1 + max((int(n.split(".")[1]) for n in tensors if n.startswith("blocks.")), default=-1)
-    if frequencies is not None:
+        why = f"it has no tensor {error.args[0]} (with or without {_PREFIX!r})"
+        raise UserError(f"{source} is not in MDLM's layout", why, "Give a run's folder, or MDLM's weights.") from None
+    except (ValueError, IndexError):
+        why = "its tensors have names or shapes of their own"
+        raise UserError(f"{source} is not in MDLM's layout", why, "Give a run's folder, or MDLM's weights.") from None
+    if frequencies is not None and frequencies.numel():
         stated = hidden // (2 * frequencies.numel())
         if heads not in (None, stated):
             raise UserError(
-                f"{source} does not fit --heads {heads}", f"{_COMPUTED} is that of {stated} attention heads"
+                f"{source} does not fit --heads {heads}",
+                f"{_COMPUTED} is that of {stated} attention heads",
+                fix="Leave --heads out.",
             )
         heads = stated
     if heads is None:
@@ -136,7 +172,11 @@ def _averaged(loaded: dict[str, Any], shape: DiTConfig, source: str) -> dict[str
         parameters = dict(DiT(shape).named_parameters())
     fits = isinstance(shadow, list) and len(shadow) >= len(parameters)
     if not fits or any(getattr(x, "shape", None) != p.shape for x, p in zip(shadow, parameters.values(), strict=False)):
-        raise UserError(f"{source} does not fit the model", "its averaged weights (ema) are of another shape")
+        raise UserError(
+            f"{source} does not fit the model",
+            "its averaged weights (ema) are of another shape",
+            fix="Copy or fetch it once more.",
+        )
     return _in_our_names(dict(zip(parameters, shadow, strict=False)))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from smdiff.errors import UserError, first_line, some
+from smdiff.errors import UserError, said, some
+from smdiff.files import read_json
+
+FIX = "In training, leave out --preset, --tokenizer and the shape's options to take the checkpoint's own."
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -23,7 +25,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"cannot read {path}", first_line(error)) from None
+        raise UserError(f"cannot read {path}", said(error), "Copy or fetch it once more.") from None
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -32,15 +34,10 @@ def read_object(path: Path) -> dict[str, Any]:
     Raises:
         UserError: missing, or not an object.
     """
-    try:
-        value = json.loads(path.read_text())
-    except OSError as error:
-        raise UserError(f"cannot read {path}", error.strerror or type(error).__name__) from None
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON", str(error)) from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path} is not a JSON object")
-    return value
+    found = read_json(path)
+    if found is None:
+        raise UserError(f"cannot read {path}", "no such file", "Copy the model's folder again.")
+    return found
 
 
 def check_names(wanted: dict[str, Tensor], found: dict[str, Tensor], source: str, fix: str = "") -> None:
@@ -66,6 +63,5 @@ def load_strictly(module: torch.nn.Module, tensors: dict[str, Tensor], source: s
     Raises:
         UserError: naming the tensors that are missing, extra or misshapen.
     """
-    fix = "In training, leave out --preset, --tokenizer and the shape's options to take the checkpoint's own."
-    check_names(module.state_dict(), tensors, source, fix)
+    check_names(module.state_dict(), tensors, source, FIX)
     module.load_state_dict(tensors)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import time
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from smdiff.files import dumps, write_whole
 from smdiff.lock import check_held
-from smdiff.training.ema import Ema
+from smdiff.training.speed import peak, peak_memory
 from smdiff.ui.console import Tracker
 
 
@@ -20,11 +21,14 @@ class Average(TrainerCallback):
     """Updates the averaged weights after every optimiser step."""
 
     def __init__(self) -> None:
-        self.ema: Ema | None = None
+        self.trainer: Any = None
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        self.trainer.start_averages()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if self.ema is not None:
-            self.ema.update()
+        if self.trainer.ema is not None:
+            self.trainer.ema.update()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -70,17 +74,80 @@ class Metrics(TrainerCallback):
             file.write(dumps(record, None) + "\n")
 
 
-class ProgressLine(TrainerCallback):
-    """Loss, held-out bound and tokens per second, as they come."""
+@dataclass
+class _Pace:
+    """What some steps took and made."""
 
-    def __init__(self, tracker: Tracker) -> None:
-        self.tracker = tracker
+    seconds: float = 0.0
+    tokens: int = 0
+    flops: float = 0.0
+
+    def plus(self, other: _Pace) -> _Pace:
+        return _Pace(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+
+class Meter(TrainerCallback):
+    """Tokens a second, and MFU: FLOPs a second over the device's peak, of this process.
+
+    Of steps alone: looks at held-out data and checkpoints are left out, and the first step, which warms up, too.
+
+    Args:
+        half: whether the run computes in bf16.
+
+    Attributes:
+        peak: FLOP/s.
+        source: how the peak is known.
+    """
+
+    def __init__(self, half: bool) -> None:
+        self.half, self.peak, self.source = half, 0.0, ""
         self.trainer: Any = None
-        self._loss = self._valid = ""
-        self._start: tuple[float, int] = (0.0, 0)
+        self._total, self._recent = _Pace(), _Pace()
+        self._last: _Pace | None = None
+        self._warm = False
+
+    def _now(self) -> _Pace:
+        return _Pace(time.monotonic(), self.trainer.tokens_seen, self.trainer.flops)
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        self._start = (time.monotonic(), self.trainer.tokens_seen)
+        self.peak, self.source = peak(args.device.type, self.half)
+        self._last = self._now()
+
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        before, self._last = self._last, self._now()
+        if self._warm and before is not None:
+            step = _Pace(*(a - b for a, b in zip(astuple(self._last), astuple(before), strict=True)))
+            self._total, self._recent = self._total.plus(step), self._recent.plus(step)
+        self._warm = True
+
+    def on_evaluate(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        self._last = self._now()
+
+    def on_save(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        self._last = self._now()
+
+    def _figures(self, pace: _Pace) -> dict[str, float]:
+        if not pace.seconds:
+            return {}
+        mfu = pace.flops / pace.seconds / self.peak
+        return {"tokens_per_second": pace.tokens / pace.seconds, "mfu": mfu}
+
+    def interval(self) -> dict[str, float]:
+        """Since the last call; with the peak memory, in bytes."""
+        recent, self._recent = self._recent, _Pace()
+        return self._figures(recent) | {"peak_memory": peak_memory()}
+
+    def total(self) -> dict[str, float]:
+        """Since the run's start, or since it went on."""
+        return self._figures(self._total) | {"peak_memory": peak_memory()}
+
+
+class ProgressLine(TrainerCallback):
+    """Loss, held-out bound, tokens per second, MFU and peak memory, as they come."""
+
+    def __init__(self, tracker: Tracker, meter: Meter) -> None:
+        self.tracker, self.meter = tracker, meter
+        self._loss = self._valid = ""
 
     def on_log(
         self, args: Any, state: TrainerState, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
@@ -92,10 +159,10 @@ class ProgressLine(TrainerCallback):
             self._valid = f"held out {logs['valid_nll']:.3f}"
 
     def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        began, first = self._start
-        speed = (self.trainer.tokens_seen - first) / max(1e-9, time.monotonic() - began)
-        status = "  ".join(s for s in (self._loss, self._valid, f"{speed:,.0f} tokens/s") if s)
-        self.tracker.update(state.global_step, status)
+        figures = self.meter.total()
+        speed = f"{figures['tokens_per_second']:,.0f} tokens/s  MFU {figures['mfu']:.0%}" if "mfu" in figures else ""
+        memory = f"{figures['peak_memory'] / 1e9:.1f} GB"
+        self.tracker.update(state.global_step, "  ".join(s for s in (self._loss, self._valid, speed, memory) if s))
 
 
 class StopOnSignal(TrainerCallback):

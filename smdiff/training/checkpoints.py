@@ -287,8 +287,11 @@ class Best:
             shutil.rmtree(left, ignore_errors=True)
 
     def offer(self, step: int, nll: float, write: Callable[[Path], None]) -> None:
-        """Keep the weights that `write` writes if their loss is the lowest."""
+        """Keep the weights that `write` writes if their loss is the lowest; the first process writes."""
         if not nll < self.nll:
+            return
+        if not is_first():
+            self.step, self.nll = step, nll
             return
         beside = self._beside
         try:

@@ -7,8 +7,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+
+def _local(parameter: Tensor) -> Tensor:
+    """What this process holds of a parameter: all of it, or its shard."""
+    return parameter.to_local() if isinstance(parameter, DTensor) else parameter.data
 
 
 class Ema:
@@ -20,7 +26,8 @@ class Ema:
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay, self.updates, self._paused = decay, 0, False
         self._live = {n: p for n, p in module.named_parameters() if p.requires_grad}
-        self.average: dict[str, Tensor] = {n: p.detach().clone() for n, p in self._live.items()}
+        with torch.no_grad():
+            self.average: dict[str, Tensor] = {n: _local(p).clone() for n, p in self._live.items()}
 
     @torch.no_grad()
     def update(self) -> None:
@@ -30,7 +37,7 @@ class Ema:
             return
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        torch._foreach_lerp_(list(self.average.values()), list(self._live.values()), 1 - decay)
+        torch._foreach_lerp_(list(self.average.values()), list(map(_local, self._live.values())), 1 - decay)
 
     def pause(self) -> None:
         """Leave out the next update: the step made none."""
@@ -48,14 +55,11 @@ class Ema:
     @torch.no_grad()
     def _swap(self) -> None:
         for name, parameter in self._live.items():
-            parameter.data, self.average[name] = self.average[name], parameter.data
+            kept = _local(parameter).clone()
+            _local(parameter).copy_(self.average[name])
+            self.average[name].copy_(kept)
 
-    def save(self, path: Path) -> None:
-        """Write the averages and the number of updates."""
-        save_file(self.average, path, metadata={"updates": str(self.updates), "format": "pt"})
-
-    def load(self, path: Path, updates: int) -> None:
-        """Read them back; the number of updates is that of the optimiser's steps."""
-        for name, tensor in load_file(path).items():
-            self.average[name].copy_(tensor)
-        self.updates = updates
+    def save(self, path: Path, module: nn.Module) -> None:
+        """Write the averages, which `module` holds now, and the number of updates."""
+        tensors = {name: p.detach() for name, p in module.named_parameters() if name in self.average}
+        save_file(tensors, path, metadata={"updates": str(self.updates), "format": "pt"})

@@ -23,7 +23,7 @@ from smdiff.files import flush
 from smdiff.lock import check_held, locked
 from smdiff.models import adapters
 from smdiff.models.adapt import Adaptation
-from smdiff.models.causal import four_bits
+from smdiff.models.causal import four_bits, set_attention
 from smdiff.models.denoiser import Denoiser
 from smdiff.models.dit import DiT
 from smdiff.models.load import Model, is_causal_model, local_path, merged, open_base
@@ -34,11 +34,12 @@ from smdiff.training.run import (
     check_trackers,
     choose_soft_mask,
     generation_of,
+    make_fast,
     open_folder,
     run,
     stream_seed,
 )
-from smdiff.training.trainer import bf16
+from smdiff.training.speed import bf16
 from smdiff.ui.console import note
 
 _MERGED = "merged"
@@ -77,6 +78,7 @@ def _open(config: FinetuneConfig) -> tuple[Model, bool]:
         raise UserError(f"{config.model} is autoregressive", "a DiT of --objective ar fills no masks")
     if config.quantize != "none" and isinstance(model.denoiser.backbone, DiT):
         raise UserError(f"--quantize {config.quantize}", "a DiT is not loaded in four bits")
+    set_attention(model.denoiser.backbone, config.attn)
     return model, fresh
 
 
@@ -202,8 +204,7 @@ def prepare(resolved: Resolved[FinetuneConfig]) -> Prepared:
     )  # fmt: skip
     if config.soft_mask and config.k >= denoiser.vocab_size:
         raise UserError(f"--k {config.k}", f"the vocabulary has {denoiser.vocab_size} tokens", "0 mixes all of them.")
-    if config.gradient_checkpointing:
-        denoiser.backbone.gradient_checkpointing_enable({"use_reentrant": False})
+    compute = make_fast(config, denoiser, folder)
     generation = generation_of(local_path(config.model))
     stream = stream_seed(config.seed, generation)
     text = all(s.kind == "text" for s in sources)
@@ -226,10 +227,9 @@ def prepare(resolved: Resolved[FinetuneConfig]) -> Prepared:
         valid=_held_out(valid, pad_id, config.objective == "code" and denoiser.shift),
         length=longest + extra + 8,
         stream=stream,
+        compute=compute,
         plan={"rows": "text" if text else "responses", "tokens": round(rows * row)},
-        estimate=partial(
-            estimate, config, denoiser, row, longest + extra, bf16(config.precision), config.gradient_checkpointing
-        ),
+        estimate=partial(estimate, config, denoiser, row, longest + extra, compute["precision"] == "bf16"),
     )
 
 

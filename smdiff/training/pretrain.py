@@ -32,11 +32,11 @@ from smdiff.training.run import (
     check_trackers,
     choose_soft_mask,
     generation_of,
+    make_fast,
     open_folder,
     run,
     stream_seed,
 )
-from smdiff.training.trainer import bf16
 from smdiff.ui.console import note
 
 # What a shape option of the configuration is called in the model's.
@@ -146,6 +146,7 @@ def prepare(resolved: Resolved[PretrainConfig]) -> Prepared:
         train = Shuffled(packed, config.total_steps * config.batch_size, stream)
     else:
         train = Streamed(packed, stream)
+    compute = make_fast(config, denoiser, folder)
     return Prepared(
         folder=folder,
         facts={"corpus": {"name": corpus.name, "sha256": corpus.sha256}, "generation": generation},
@@ -158,8 +159,9 @@ def prepare(resolved: Resolved[PretrainConfig]) -> Prepared:
         valid=HeldOut(valid),
         length=config.length,
         stream=stream,
+        compute=compute,
         plan={"length": config.length, "tokens": config.total_steps * config.batch_size * config.length},
-        estimate=partial(estimate, config, denoiser, config.length, config.length, bf16(config.precision), False),
+        estimate=partial(estimate, config, denoiser, config.length, config.length, compute["precision"] == "bf16"),
     )
 
 

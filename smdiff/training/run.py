@@ -26,10 +26,11 @@ from smdiff.evaluation.results import result
 from smdiff.evaluation.text import HeldOut
 from smdiff.files import read_json, run_of
 from smdiff.models.denoiser import Denoiser
-from smdiff.ranks import is_first
-from smdiff.training.callbacks import Average, Metrics, ProgressLine, StopOnSignal, read_metrics
+from smdiff.ranks import is_first, lost, ranks
+from smdiff.training.callbacks import Average, Meter, Metrics, ProgressLine, StopOnSignal, read_metrics
 from smdiff.training.checkpoints import Checkpoints, deliver
 from smdiff.training.run_folder import RunFolder
+from smdiff.training.speed import bf16_autocast, check_compiler, choose_compute
 from smdiff.training.trainer import SoftMaskTrainer, training_arguments
 from smdiff.ui.console import note, track
 from smdiff.ui.plots import training_curves
@@ -47,6 +48,7 @@ class Prepared:
         train_rows: different rows; None for a stream.
         length: the longest row that a batch can have, in tokens.
         stream: seed of data order, noise and dropout.
+        compute: precision and threads, see `choose_compute`.
         plan: what the run is going to do beyond what all runs do, in numbers.
         estimate: memory and time, from a function that runs one micro-batch, with or without the first pass.
     """
@@ -62,6 +64,7 @@ class Prepared:
     valid: HeldOut
     length: int
     stream: int
+    compute: dict[str, Any]
     plan: dict[str, Any] = field(default_factory=dict)
     estimate: Callable[[Callable[[bool], None]], dict[str, Any]] = lambda _: {}
 
@@ -94,6 +97,22 @@ def check_trackers(config: TrainingConfig) -> None:
         raise UserError(f"--report-to {config.report_to}", str(error).rstrip(".")) from None
 
 
+def make_fast(config: TrainingConfig, denoiser: Denoiser, folder: RunFolder) -> dict[str, Any]:
+    """Apply the options of speed to a model, and choose the run's precision and threads (`choose_compute`).
+
+    Raises:
+        UserError: an option that the model or the machine does not have.
+    """
+    if config.gradient_checkpointing:
+        denoiser.backbone.gradient_checkpointing_enable({"use_reentrant": False})
+    if config.compile:
+        check_compiler()
+        denoiser.compile_blocks()
+    if config.liger:
+        denoiser.use_liger()
+    return choose_compute(config, denoiser, folder.fact("compute"))
+
+
 def choose_soft_mask(
     config: TrainingConfig, given: frozenset[str], stored: SoftMask | None, source: str
 ) -> SoftMask | None:
@@ -120,6 +139,8 @@ def plan(config: TrainingConfig, prepared: Prepared) -> dict[str, Any]:
             "valid_sequences": len(prepared.valid),
             "steps": config.total_steps,
             "forward_passes": round(config.total_steps * (1 + (config.p_sm if config.soft else 0))),
+            "precision": f"{prepared.compute['precision']} ({prepared.compute['reason']})",
+            "threads": torch.get_num_threads(),
         }
         | prepared.plan
         | prepared.estimate(lambda two_pass: _micro_batch(config, prepared, two_pass))
@@ -138,7 +159,9 @@ def _micro_batch(config: TrainingConfig, prepared: Prepared, two_pass: bool) -> 
         p_two_pass=float(two_pass), t_min=prepared.objective.times[0], t_max=prepared.objective.times[1],
         maskable=maskable, one_time=prepared.objective.is_mean,
     )  # fmt: skip
-    prepared.objective.loss(sees, x0, draw, denoiser.mask_id, denoiser.shift).total().backward()
+    with bf16_autocast("cpu", prepared.compute["precision"] == "bf16"):
+        loss = prepared.objective.loss(sees, x0, draw, denoiser.mask_id, denoiser.shift).total()
+    loss.backward()
     denoiser.zero_grad()
 
 
@@ -148,7 +171,7 @@ def _claim(config: TrainingConfig, prepared: Prepared) -> None:
     # Weights, averages and Adam's two moments, for each checkpoint kept and the one being written.
     there = len(Checkpoints(prepared.folder.checkpoints, config.keep).all())
     size = 4 * 4 * trained * max(1, config.keep + 1 - there) + 10_000_000
-    prepared.folder.claim(prepared.facts, size)
+    prepared.folder.claim(prepared.facts | {"compute": prepared.compute}, size)
     if (prepared.folder.path / "tokenizer_config.json").exists():
         return
     try:
@@ -159,11 +182,17 @@ def _claim(config: TrainingConfig, prepared: Prepared) -> None:
 
 
 def _summary(
-    command: str, config: TrainingConfig, prepared: Prepared, trainer: SoftMaskTrainer, metrics: Metrics, step: int
+    command: str,
+    config: TrainingConfig,
+    prepared: Prepared,
+    trainer: SoftMaskTrainer,
+    metrics: Metrics,
+    meter: Meter,
+    step: int,
 ) -> dict[str, Any]:
     """The run's result: what was done, the held-out bound, the scalars."""
     tokens, seconds = trainer.tokens_seen, metrics.seconds
-    soft_mask = prepared.denoiser.soft_mask
+    soft_mask, scalars = prepared.denoiser.soft_mask, trainer.scalars()
     low, high = prepared.objective.times
     summary = result(
         command,
@@ -178,15 +207,18 @@ def _summary(
             "seconds": seconds,
             "tokens_per_second": tokens / seconds if seconds else None,
             "skipped": trainer.bad_batches.skipped,
-        },
+        }
+        | meter.total()
+        | {"peak_flops": meter.peak, "peak_flops_source": meter.source},
+        compute=prepared.compute,
         valid={"sequences": len(prepared.valid), "draws": _FINAL_DRAWS, "times": [low, high]}
         | trainer.score(draws=_FINAL_DRAWS),
-        soft_mask=None if soft_mask is None else {"k": soft_mask.k, **soft_mask.values()},
+        soft_mask=None if soft_mask is None else {"k": soft_mask.k, **scalars},
         notes=[],
     )
     if skipped := trainer.bad_batches.skipped:
         summary["notes"].append(f"{len(skipped)} steps were left out, as their loss or gradient was not finite")
-    if soft_mask is not None and (w_s := soft_mask.values()["w_s"]) < _OFF:
+    if soft_mask is not None and (w_s := scalars["w_s"]) < _OFF:
         summary["notes"].append(
             f"soft-masking stayed off: w_s ended at {w_s:.4f}, so the model is binary in effect; "
             "train longer, or start with --w-s 0.3 --soft-mask-lr 0.05"
@@ -201,11 +233,13 @@ def run(command: str, config: TrainingConfig, prepared: Prepared) -> dict[str, A
         UserError: the folder cannot be used. RunFailed: the loss is not finite, or a file could not be written.
         Interrupted: stopped by a signal, with a checkpoint saved.
     """
+    cuda, half = torch.cuda.is_available(), prepared.compute["precision"] == "bf16"
+    arguments = training_arguments(config, prepared.folder.checkpoints, cuda, half)
+    if config.precision == "auto" and not cuda and half:
+        note(f"training in bf16: {prepared.compute['reason']}")
     if is_first():
         _claim(config, prepared)
-    cuda = torch.cuda.is_available()
-    average, metrics, stop = Average(), Metrics(prepared.folder.metrics), StopOnSignal()
-    arguments = training_arguments(config, prepared.folder.checkpoints, cuda)
+    average, metrics, meter, stop = Average(), Metrics(prepared.folder.metrics), Meter(half), StopOnSignal()
     checkpoints = Checkpoints(prepared.folder.checkpoints, config.keep)
     # One process looks for all: on a shared file system two might see different files.
     latest = broadcast_object_list([checkpoints.resume() if is_first() else None])[0]
@@ -213,7 +247,7 @@ def run(command: str, config: TrainingConfig, prepared: Prepared) -> dict[str, A
         note(f"continuing from {latest}")
     done_steps = int(latest.name.split("-")[1]) if latest else 0
     with stop, track("training", config.total_steps, done_steps) as tracker:
-        progress = ProgressLine(tracker)
+        progress = ProgressLine(tracker, meter)
         trainer = SoftMaskTrainer(
             prepared.denoiser,
             config,
@@ -226,10 +260,11 @@ def run(command: str, config: TrainingConfig, prepared: Prepared) -> dict[str, A
             tokenizer=prepared.tokenizer,
             length=prepared.length,
             stream=prepared.stream,
-            callbacks=[average, metrics, progress, stop],
+            callbacks=[average, meter, metrics, progress, stop],
         )
         trainer.remove_callback(PrinterCallback)
-        average.ema, progress.trainer = trainer.ema, trainer
+        average.trainer = meter.trainer = trainer
+        trainer.meter = meter
         try:
             trainer.train(resume_from_checkpoint=None if latest is None else str(latest))
             if stop.stopped and trainer.state.global_step < config.total_steps:
@@ -246,7 +281,7 @@ def run(command: str, config: TrainingConfig, prepared: Prepared) -> dict[str, A
         finally:
             if is_first():
                 _draw_curves(config, prepared)
-        summary = _summary(command, config, prepared, trainer, metrics, step)
+        summary = _summary(command, config, prepared, trainer, metrics, meter, step)
     if is_first():
         prepared.folder.finish(summary)
     return summary
@@ -255,6 +290,8 @@ def run(command: str, config: TrainingConfig, prepared: Prepared) -> dict[str, A
 def _explained(error: Exception, config: TrainingConfig, prepared: Prepared, trainer: SoftMaskTrainer) -> Exception:
     """What went wrong as the user should read it: out of memory, or a file that cannot be written; else as it is."""
     step = trainer.state.global_step + 1
+    if ranks() > 1 and (isinstance(error, torch.distributed.DistError) or "gloo" in str(error)):
+        return lost(f"Run the same command to go on from the last checkpoint in {prepared.folder.checkpoints}.")
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):
         return RunFailed(
             f"out of memory at step {step}",

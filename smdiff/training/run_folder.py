@@ -58,6 +58,10 @@ class RunFolder:
         """The log, one JSON object a line."""
         return self.path / "metrics.jsonl"
 
+    def fact(self, name: str) -> Any:
+        """What run.json says, from an earlier start; None if it says nothing."""
+        return self._facts.get(name)
+
     def result(self) -> dict[str, Any] | None:
         """The summary of a finished run."""
         return read_json(self.path / "result.json")

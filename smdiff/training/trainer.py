@@ -6,15 +6,18 @@ import os
 import pickle
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import save_fsdp_optimizer
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer import SCHEDULER_NAME
 
 from smdiff.config import TrainingConfig
 from smdiff.diffusion.noise import draw_step
@@ -23,12 +26,16 @@ from smdiff.errors import RunFailed, UserError, first_line
 from smdiff.evaluation.text import HeldOut, Mean, elbo
 from smdiff.files import write_json
 from smdiff.models.denoiser import Denoiser
-from smdiff.models.load import restore
+from smdiff.models.load import apply_averages, restore
 from smdiff.models.weights import read_object
-from smdiff.ranks import ranks
+from smdiff.ranks import gather, is_first, ranks
+from smdiff.training import sharding
 from smdiff.training.bad_batches import BadBatches
+from smdiff.training.callbacks import Meter
 from smdiff.training.checkpoints import PARTIAL, Best, Checkpoints, deliver
 from smdiff.training.ema import Ema
+from smdiff.training.sharding import Sharded
+from smdiff.training.speed import Cost
 
 # A time from which on the average over t is the ELBO's.
 _NEARLY_0 = 0.01
@@ -81,12 +88,18 @@ class SoftMaskTrainer(Trainer):
         )
         self.denoiser, self.config, self.valid, self.length, self.stream = denoiser, config, valid, length, stream
         self.objective, self.checkpoints = objective, checkpoints
-        self.ema = Ema(denoiser.backbone, config.ema) if config.ema else None
+        sharding.check(self.accelerator)
+        self.ema: Ema | None = None
+        self.sharded: Sharded | None = None
         self.best = Best(Path(args.output_dir) / "best") if config.deliver_best else None
+        if self.best is not None:
+            self.best.step, self.best.nll = gather((self.best.step, self.best.nll))[0]  # what all decide by
         self.loss_is_scaled_for_ga = True  # compute_loss divides by the whole batch
         self.tokens_seen = self.forward_passes = 0
+        self.cost, self.flops = Cost.of(denoiser.backbone), 0.0
         self.evaluated = -1  # the step of the last look at held-out data
         self.bad_batches = BadBatches(config.skip_bad_batches)
+        self.meter: Meter | None = None
         self._micro_batch = (-1, 0)
         self._saving = False
 
@@ -137,6 +150,8 @@ class SoftMaskTrainer(Trainer):
         loss = self.objective.loss(sees, x0, draw, self.denoiser.mask_id, self.denoiser.shift).total()
         self.tokens_seen += x0.numel() * self.args.world_size
         self.forward_passes += (1 + draw.two_pass) * (index == 0)
+        predicted = x0.numel() if self.objective.is_causal else int(draw.masked.sum())
+        self.flops += self.cost.step(x0.numel(), predicted, x0.shape[1], draw.two_pass)
         if self.objective.is_mean:
             return loss / c.accumulation
         # DDP averages over processes; the whole batch's sum needs that undone.
@@ -149,6 +164,8 @@ class SoftMaskTrainer(Trainer):
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         """The norm, looked at before the optimiser's step: no NaN reaches the weights, and so none a checkpoint."""
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        if isinstance(norm, DTensor):
+            norm = norm.full_tensor()
         if (bad := self.bad_batches.judge(norm, self.state.global_step + 1, self.accelerator)) is not None:
             saved = self.checkpoints.all()
             self.bad_batches.skip(bad, f"last good checkpoint: {saved[0] if saved else 'none yet'}")
@@ -181,12 +198,53 @@ class SoftMaskTrainer(Trainer):
         self.log({f"valid_{k}": v for k, v in scores.items()})
         metrics = {"eval_loss": scores["nll"]}
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        if self.best is not None and self.args.should_save:
-            self.best.offer(self.state.global_step, scores["nll"], self._write_result)
+        if self.best is not None and scores["nll"] < self.best.nll:
+            with self._averaged():
+                self.best.offer(self.state.global_step, scores["nll"], self._whole().save)
         return metrics
 
-    def _averaged(self) -> AbstractContextManager[None]:
-        return nullcontext() if self.ema is None else self.ema.applied()
+    def start_averages(self) -> None:
+        """Average from the weights as they are now."""
+        if self.config.ema and self.ema is None:
+            self.ema = Ema(self.denoiser.backbone, self.config.ema)
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """The averages in place of the weights while the block runs."""
+        if self.ema is None:
+            yield
+            return
+        with self.ema.applied():
+            self._changed()
+            yield
+        self._changed()
+
+    # Weights over several processes
+
+    def create_accelerator_and_postprocess(self) -> None:
+        super().create_accelerator_and_postprocess()
+        self.is_fsdp_enabled |= sharding.shard_on_cpu(self.accelerator)
+
+    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
+        if self.is_fsdp_enabled:
+            self.sharded = Sharded(self.denoiser)
+        return super()._prepare_for_training(*args, **kwargs)
+
+    def _changed(self) -> None:
+        if self.sharded is not None:
+            self.sharded.changed()
+
+    def _whole(self) -> Denoiser:
+        """The model with all its weights, in the first process. All must ask."""
+        return self.denoiser if self.sharded is None else self.sharded.whole()
+
+    def _fill(self, read: Callable[[Denoiser], None]) -> None:
+        """Let `read` put other weights into the model."""
+        whole = self._whole()
+        if self.sharded is None or is_first():
+            read(whole)
+        if self.sharded is not None:
+            self.sharded.fill(whole)
 
     def score(self, draws: int) -> dict[str, float]:
         """Held-out loss (nats a token) over a grid of t and its standard error; both passes for a soft-masked model.
@@ -207,11 +265,6 @@ class SoftMaskTrainer(Trainer):
             scores["nll_one_pass"] = Mean.of(found.one_pass, tokens).mean
         return scores
 
-    def _write_result(self, folder: Path) -> None:
-        """The model as it would be delivered now."""
-        with self._averaged():
-            self.denoiser.save(folder)
-
     def deliver(self, folder: Path) -> int:
         """Write the run's model into `folder`: the best or the last, with averaged weights. Returns its step."""
         step = self.state.global_step
@@ -219,10 +272,12 @@ class SoftMaskTrainer(Trainer):
         # Read again: one process keeps the best, all of them go on with it.
         if self.best is not None and (best := Best(self.best.folder)).step is not None:
             step = best.step
-            restore(self.denoiser, best.folder)
+            self._fill(partial(restore, folder=best.folder))
             self.ema = None  # what was kept are averages already
-        if self.args.should_save:
-            deliver(folder, self._write_result)
+        with self._averaged():
+            whole = self._whole()
+            if is_first():
+                deliver(folder, whole.save)
         self.accelerator.wait_for_everyone()
         return step
 
@@ -231,10 +286,17 @@ class SoftMaskTrainer(Trainer):
         if "loss" in logs:
             logs["loss"] = self.bad_batches.mean(logs["loss"], self.state.global_step)
             logs |= {"tokens": self.tokens_seen, "forward_passes": self.forward_passes}
+            if self.meter is not None:
+                logs |= self.meter.interval()
             if self.denoiser.soft_mask is not None and self.optimizer is not None:
-                logs |= self.denoiser.soft_mask.values()
+                logs |= self.scalars()
                 logs["soft_mask_lr"] = self.optimizer.param_groups[-1]["lr"]
         super().log(logs, start_time)
+
+    def scalars(self) -> dict[str, float]:
+        """The values of the soft mask. All must ask."""
+        soft_mask = self.denoiser.soft_mask if self.sharded is None else self.sharded.soft_mask()
+        return {} if soft_mask is None else soft_mask.values()
 
     # Checkpoints
 
@@ -273,32 +335,66 @@ class SoftMaskTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """The model as a run folder: weights, averages, scalars, counters. The tokenizer is in the run's own folder."""
-        folder = Path(output_dir or self.args.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.denoiser.save(folder)
+        folder, whole = Path(output_dir or self.args.output_dir), self._whole()
+        if is_first():
+            folder.mkdir(parents=True, exist_ok=True)
+            whole.save(folder)
+            counters = {"tokens": self.tokens_seen, "forward_passes": self.forward_passes, "evaluated": self.evaluated}
+            write_json(folder / "counters.json", counters | {"skipped": self.bad_batches.skipped})
         if self.ema is not None:
-            self.ema.save(folder / "ema.safetensors")
-        counters = {"tokens": self.tokens_seen, "forward_passes": self.forward_passes, "evaluated": self.evaluated}
-        write_json(folder / "counters.json", counters | {"skipped": self.bad_batches.skipped})
+            with self._averaged():
+                whole = self._whole()
+                if is_first():
+                    self.ema.save(folder / "ema.safetensors", whole.backbone)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Whole weights, however they are spread over processes."""
+        self._save(output_dir)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self.sharded is None:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        # Without the sharded copy of the weights that transformers would write too.
+        plugin = self.accelerator.state.fsdp_plugin
+        save_fsdp_optimizer(plugin, self.accelerator, self.optimizer, self.model, output_dir)
+        if is_first():
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir, SCHEDULER_NAME))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        """The inverse of `_save`."""
-        folder = Path(resume_from_checkpoint)
-        with _reading(folder):
-            counters = read_object(folder / "counters.json")
-            step = int(TrainerState.load_from_json(str(folder / "trainer_state.json")).global_step)
-            if folder.name != f"checkpoint-{step}":
-                raise ValueError(f"its trainer_state.json is of step {step}")
-            self.tokens_seen, self.forward_passes = int(counters["tokens"]), int(counters["forward_passes"])
-            self.evaluated = int(counters.get("evaluated", -1))
-            self.bad_batches.skipped = list(counters.get("skipped", []))
-            restore(self.denoiser, folder)
-            if self.ema is not None:
-                self.ema.load(folder / "ema.safetensors", updates=step - len(self.bad_batches.skipped))
+        """The weights that `_save` wrote."""
+        with _reading(resume_from_checkpoint):
+            self._load_counters(Path(resume_from_checkpoint))  # before the Trainer goes by them
+            self._fill(partial(restore, folder=Path(resume_from_checkpoint)))
+
+    def _load_counters(self, folder: Path) -> int:
+        """What was done until the checkpoint. Returns its step."""
+        counters = read_object(folder / "counters.json")
+        step = int(TrainerState.load_from_json(str(folder / "trainer_state.json")).global_step)
+        if folder.name != f"checkpoint-{step}":
+            raise ValueError(f"its trainer_state.json is of step {step}")
+        self.tokens_seen, self.forward_passes = int(counters["tokens"]), int(counters["forward_passes"])
+        self.evaluated = int(counters.get("evaluated", -1))
+        self.bad_batches.skipped = list(counters.get("skipped", []))
+        return step
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        with _reading(checkpoint):
+        """The optimiser, and what else `_save` wrote."""
+        if checkpoint is None:
+            return
+        folder = Path(checkpoint)
+        if (folder / "optimizer_0").is_dir() != (self.sharded is not None):
+            kind = "with" if self.sharded is None else "without"
+            fix = "Launch it so again, or start another run from the weights."
+            raise UserError(f"{folder} was saved {kind} FSDP", "its optimiser's state is in another form", fix)
+        with _reading(folder):
             super()._load_optimizer_and_scheduler(checkpoint)
+            step = self._load_counters(folder)
+            self.start_averages()
+            if self.ema is not None:
+                with self._averaged():
+                    self._fill(partial(apply_averages, folder=folder))
+                self.ema.updates = step - len(self.bad_batches.skipped)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         with _reading(checkpoint):
@@ -321,14 +417,10 @@ def _reading(checkpoint: str | Path | None) -> Iterator[None]:
         raise UserError(f"cannot go on from {checkpoint}", reason, fix) from None
 
 
-def bf16(precision: str) -> bool:
-    """Whether a run computes in bf16."""
-    return precision == "bf16" or (precision == "auto" and torch.cuda.is_available() and torch.cuda.is_bf16_supported())
-
-
-def training_arguments(config: TrainingConfig, folder: Path, cuda: bool) -> TrainingArguments:
-    """The Trainer's own arguments for a run in `folder`."""
+def training_arguments(config: TrainingConfig, folder: Path, cuda: bool, half: bool) -> TrainingArguments:
+    """The Trainer's own arguments for a run in `folder`, in bf16 if `half`."""
     world = ranks()
+    sharding.check_launcher(cuda)
     if config.batch_size % (world * config.accumulation):
         raise UserError(
             f"--batch-size {config.batch_size} --accumulation {config.accumulation}",
@@ -346,7 +438,7 @@ def training_arguments(config: TrainingConfig, folder: Path, cuda: bool) -> Trai
         weight_decay=config.weight_decay,
         max_grad_norm=config.clip,
         optim="adamw_torch_fused",
-        bf16=bf16(config.precision),
+        bf16=half,
         use_cpu=not cuda,
         seed=config.seed,
         train_sampling_strategy="sequential",  # the dataset is in training order already

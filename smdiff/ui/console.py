@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from smdiff.ranks import is_first
 
 # Without a terminal there is no width to fit: tables keep their columns in logs and pipes.
-out = Console(width=None if Console().is_terminal else 120, highlight=False, quiet=not is_first())
+out = Console(width=None if Console().is_terminal else 160, highlight=False, quiet=not is_first())
 err = Console(stderr=True, highlight=False, quiet=not is_first())
 
 _LINE_SECONDS = 10.0

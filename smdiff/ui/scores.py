@@ -66,11 +66,12 @@ def _ticks(values: Iterable[float]) -> list[float]:
     return kept
 
 
-def _style(index: int, filled: bool) -> dict[str, Any]:
-    """Colour and marker of a model; hollow without soft-masking."""
+def _style(index: int, filled: bool, scheduler: int = 0) -> dict[str, Any]:
+    """Colour of a model, marker of a scheduler; hollow without soft-masking."""
     colour = f"C{index % 10}"
     return {
-        "color": colour, "marker": "osD^"[index // 10 % 4], "markersize": 5, "capsize": 2, "elinewidth": 1,
+        "color": colour, "marker": "osD^vpXP<>h8"[(index // 10 + scheduler) % 12], "markersize": 5, "capsize": 2,
+        "elinewidth": 1,
         "markerfacecolor": colour if filled else "white",
     }  # fmt: skip
 
@@ -82,7 +83,7 @@ class _Names:
         self._models, self._sources = (tails(row[key] for row in rows) for key in ("model", "source"))
         self.data = tails(row["data"] for row in rows)
         self._apart = _told_apart([row for row in rows if (row.get("nfe") or 0) > 0])
-        self._schedulers = len({row["scheduler"] for row in rows if row.get("scheduler") not in (None, "ar")}) > 1
+        self._schedulers = list(dict.fromkeys(r["scheduler"] for r in rows if r.get("scheduler") not in (None, "ar")))
         self._colours = {label: i for i, label in enumerate(dict.fromkeys(self(row) for row in rows))}
 
     def __call__(self, row: dict[str, Any]) -> str:
@@ -94,11 +95,14 @@ class _Names:
     def colour(self, row: dict[str, Any]) -> int:
         return self._colours[self(row)]
 
+    def scheduler(self, row: dict[str, Any]) -> int:
+        return self._schedulers.index(row["scheduler"]) if row.get("scheduler") in self._schedulers else 0
+
     def line(self, row: dict[str, Any]) -> str:
         """The label of a line: model, scheduler if there are several, and kind."""
         if row.get("scheduler") == "ar":
             return f"{self(row)}, left to right"
-        scheduler = f", {row['scheduler']}" if self._schedulers and row.get("scheduler") else ""
+        scheduler = f", {row['scheduler']}" if len(self._schedulers) > 1 and row.get("scheduler") else ""
         return f"{self(row)}{scheduler}, {'soft-masked' if row['soft_mask'] else 'binary'}"
 
     def bounds(self, rows: Rows) -> list[str]:
@@ -125,10 +129,10 @@ def _curves(axis: Any, rows: Rows, metric: str, names: _Names) -> None:
         axis.errorbar(
             [row["nfe"] * shift for row in points], [scale * row[metric] for row in points],
             yerr=_error_bars(points, metric, scale), linestyle="-" if soft else "--", label=line,
-            **_style(names.colour(points[0]), soft),
+            **_style(names.colour(points[0]), soft, names.scheduler(points[0])),
         )  # fmt: skip
     for row in real:
-        axis.axhline(scale * row[metric], color="black", linestyle=":", linewidth=1, label="real text")
+        axis.axhline(scale * row[metric], color="black", linestyle=":", linewidth=1, label=row["model"])
     if metric == "generative_perplexity":
         axis.set_yscale("log")
         for place in ("major", "minor"):

@@ -1,13 +1,17 @@
 """`smdiff eval-text` with texts that models write, by the command line."""
 
+import io
 import json
 import math
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
+from rich.console import Console
 
 from smdiff.cli import main
+from smdiff.cli.render import _generated
 from smdiff.config import EvalTextConfig
 from smdiff.config.evaluation import TEXT_SET_NAMES
 from smdiff.data.corpora import load_corpus
@@ -84,6 +88,9 @@ def test_one_table_of_likelihoods_and_texts(world, done, capsys):
         ("real text", None, None, None), *(("binary", *s, False) for s in sweep),
         *(("soft", *s, soft) for s in sweep for soft in (False, True)), ("ar", "ar", 16, None),
     ]  # fmt: skip
+    assert [n for n in result["notes"] if "by itself" in n] == [
+        f"{world / 'ar'} is judged by itself: its generative perplexity does not compare"
+    ]
     assert main(["report", str(done), "--csv", "all.csv", "--plot", "all.png"]) == 0
     table = capsys.readouterr().out
     assert "generated texts" in table
@@ -113,6 +120,34 @@ def test_every_figure_is_that_of_the_texts_that_are_kept(world, done):
     assert (ar["nfe"], ar["n"]) == (16, 6)
 
 
+@pytest.mark.parametrize("width", [120, 160])
+def test_the_table_keeps_its_figures_whole_where_it_wraps(done, width):
+    result = json.loads((done / "result.json").read_text())
+    worst = next(row for row in result["generated"] if row["soft_mask"])
+    worst |= {"generative_perplexity": 8924638692.42, "interval": [2832335976.45, 28121372765.27]}
+    with Console(width=width, file=io.StringIO()) as console, console.capture() as capture:
+        console.print(_generated(result))
+    words = capture.get().split()
+    for word in ("binary", "soft-masked", "ancestral", "8.92e+09", "[2.83e+09,", "2.81e+10]", "distinct-2", "(1/4)"):
+        assert word in words, word
+
+
+def test_of_different_tokenizers_only_bits_per_byte_compare(world, capsys, tmp_path):
+    bpe = [*TRAIN, "--data", str(world / "text.txt"), "--out", str(tmp_path / "bpe")]
+    bpe[bpe.index("bytes")] = "bpe:280"
+    assert main(bpe) == 0
+    capsys.readouterr()
+    arguments = command(world, *FEW, "--steps", "1/4", "--json", models=("binary", "soft"))
+    assert main([arguments[0], str(tmp_path / "bpe"), *arguments[1:]]) == 0
+    result = json.loads(capsys.readouterr().out)
+    rows = {Path(row["model"]).name: row for row in result["results"]}
+    assert [("difference" in rows[name], rows[name]["bits_per_byte"] > 0) for name in ("bpe", "binary")] == [
+        (False, True), (False, True),
+    ]  # fmt: skip
+    assert any("only bits/byte compares" in note for note in result["notes"])
+    assert [r["model"] for r in result["generated"][:2]] == ["real text for bpe", "real text for binary"]
+
+
 def test_what_is_done_is_not_done_again_and_more_is_added(world, done, monkeypatch, capsys):
     before = samples(done)
     monkeypatch.setattr(evaluate_text, "load", None)  # would fail if a model were asked for
@@ -140,7 +175,7 @@ def test_a_stopped_evaluation_goes_on_to_the_same_texts(world, done, monkeypatch
     def stopping(self, records):
         add(self, records)
         calls.append(self.path)
-        if len(calls) in (3, 9, 30, 77, 91):
+        if len(calls) in (3, 9, 15, 22, 30):
             raise KeyboardInterrupt
 
     monkeypatch.setattr(Lines, "add", stopping)
@@ -176,7 +211,9 @@ def test_bad_input(world, capsys, tmp_path):
     assert "no whole number" in refused(capsys, command(world, *FEW, "--length", "9", "--steps", "1/2", **binary))
     assert "no whole number" in refused(capsys, command(world, *FEW, "--steps", "1/3", **binary))
     assert "no soft-mask scalars" in refused(capsys, command(world, *FEW, "--soft-mask", "on", **binary))
-    assert "no such file" in refused(capsys, [*command(world, *FEW, **binary), "--judge", "nowhere"])
+    assert "Fill a folder nowhere" in refused(capsys, [*command(world, *FEW, **binary), "--judge", "nowhere"])
+    own = str(world / "text.txt")
+    assert "Give a causal model: a folder" in refused(capsys, [*command(world, *FEW, **binary), "--judge", own])
     masked = command(world, *FEW, **binary)
     masked[masked.index("--judge") + 1] = str(world / "binary")
     assert "it fills masks" in refused(capsys, masked)
@@ -239,28 +276,43 @@ def test_detokenizers_give_what_mdlms_give(name):
     assert detokenizer(TEXT_SETS[name].rules)(before) == after
 
 
-def test_text_sets_come_from_the_hub_by_name_or_from_a_file(monkeypatch, tmp_path):
+def on_the_hub(name, configuration, **splits):
+    """A folder that `datasets` reads under its relative name in the way in which it reads the hub's conversions."""
+    for split, rows in splits.items():
+        at = Path(name, configuration, split)
+        at.mkdir(parents=True)
+        if rows is None:
+            (at / "0000.parquet").write_bytes(b"not to be read")
+        else:
+            column = "sentence" if "ptb" in name else "article"
+            datasets.Dataset.from_dict({column: rows}).to_parquet(at / "0000.parquet")
+
+
+def test_of_text_sets_on_the_hub_the_reported_split_of_the_configuration_is_scored(tmp_path):
     assert tuple(TEXT_SETS) == TEXT_SET_NAMES
-    import datasets
-
-    asked = []
-
-    def load_dataset(repo, name, *, streaming, revision):
-        asked.append((repo, name, revision))
-        row = datasets.Dataset.from_dict
-        return {"train": row({"sentence": ["a b c"] * 3}), "validation": row({"sentence": ["he is n't", " "]}),
-                "test": row({"sentence": ["x"]})}  # fmt: skip
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    on_the_hub(
+        "ptb-text-only/ptb_text_only", "penn_treebank", train=["a"] * 3, validation=["he is n't", " "], test=["x"]
+    )
     corpus = load_corpus("ptb")
-    monkeypatch.undo()
-    assert asked == [("ptb-text-only/ptb_text_only", None, "refs/convert/parquet")]
-    assert (corpus.own_split, list(corpus.valid["text"])) == (True, ["he isn't"])
+    assert (corpus.own_split, list(corpus.valid["text"]), len(corpus.train)) == (True, ["he isn't"], 3)
+    papers = "armanc/scientific_papers"
+    on_the_hub(papers, "arxiv", **{"partial-train": None, "partial-validation": ["of arxiv , too"]})
+    on_the_hub(papers, "pubmed", train=None, validation=["of pubmed ( really )"], test=None)
+    for name, text in (("arxiv", "of arxiv, too"), ("pubmed", "of pubmed (really)")):
+        corpus = load_corpus(name, scored=True)
+        assert list(corpus.valid["text"]) == list(corpus.documents["text"]) == [text]
+        assert corpus.own_split
+
+
+def test_text_sets_come_from_a_file(tmp_path):
     (tmp_path / "x.txt").write_text("he is n't\n\nhere")
     local = load_corpus(f"ptb={tmp_path / 'x.txt'}")
     assert (local.name, list(local.documents["text"])) == ("ptb", ["he isn't", "here"])
     (tmp_path / "x.jsonl").write_text('{"sentence": "it is n\'t"}\n{"sentence": "so"}\n')
     assert list(load_corpus(f"ptb={tmp_path / 'x.jsonl'}").documents["text"]) == ["it isn't", "so"]
+    (tmp_path / "wiki.txt").write_text(' \n = A title = \n \n It was , " so " . \n')
+    rows = list(load_corpus(f"wikitext-2={tmp_path / 'wiki.txt'}").documents["text"])
+    assert rows == [" = A title =\n", ' It was, "so".\n']  # as on the hub, where a row has its line feed
 
 
 def test_a_judge_is_not_needed_for_entropies(world, capsys):

@@ -114,7 +114,14 @@ def test_a_judge_without_vocabulary_is_refused(shared, tmp_path, missing):
             shutil.copy(shared / "data" / "tokenizers" / "gpt2" / name, tmp_path)
     with pytest.raises(UserError, match="cannot judge") as error:
         Judge(str(tmp_path))
-    assert str(tmp_path) in error.value.fix
+    assert f"vocab.json and merges.txt, into {tmp_path}" in error.value.fix
+
+
+def test_a_gguf_judge_says_what_to_install(tmp_path, monkeypatch):
+    (tmp_path / "judge.gguf").write_bytes(b"GGUF")
+    monkeypatch.setattr("smdiff.models.adapt.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install gguf"):
+        Judge(str(tmp_path / "judge.gguf"))
 
 
 def test_a_model_that_fills_masks_cannot_judge(tmp_path):

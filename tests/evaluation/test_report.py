@@ -141,6 +141,16 @@ def test_one_table_a_kind(capsys, real, tmp_path):
     assert "eval-text" not in out
 
 
+def test_samples_of_others_are_of_no_kind(capsys, tmp_path):
+    result = code_result(steps=(192,))
+    given = {"steps": None, "budget": None, "soft_mask": None, "nfe": None, "seeds": [], "samples": 1}
+    result["results"] = [result["results"][0] | given]
+    code, out, _ = run(capsys, write(tmp_path / "result.json", result))
+    assert code == 0
+    (cells,) = ([cell.strip() for cell in line.split("│")] for line in out.splitlines() if "│ humaneval" in line)
+    assert (cells[3], cells[4], cells[-2]) == ("-", "-", "100 x 1")
+
+
 def test_what_keeps_rows_from_being_compared_is_said(capsys, real, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     first = write(Path("a.json"), code_result())

@@ -115,7 +115,7 @@ def _feed(value: Any, digest: Any) -> None:
 def outcome(folder: Path) -> dict[str, Any]:
     """All of a finished run that must not depend on its kills."""
     result = json.loads((folder / "result.json").read_text())
-    timed = ("seconds", "tokens_per_second")
+    timed = ("seconds", "tokens_per_second", "mfu", "peak_memory", "peak_flops", "peak_flops_source")
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return {
         "weights": hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest(),

@@ -77,7 +77,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(train, tmp_path, 
     assert whole["valid"] == resumed["valid"]
     assert whole["train"]["forward_passes"] == resumed["train"]["forward_passes"]
     lines = [[json.loads(line) for line in (tmp_path / d / "metrics.jsonl").open()] for d in ("whole", "cut")]
-    drop = {"seconds"}
+    drop = {"seconds", "tokens_per_second", "mfu", "peak_memory"}
     for a, b in zip(*lines, strict=True):
         assert {k: v for k, v in a.items() if k not in drop} == {k: v for k, v in b.items() if k not in drop}
 
@@ -107,6 +107,12 @@ def test_a_run_leaves_its_files_and_says_what_it_did(train, tmp_path):
     assert result["train"]["tokens"] == 12 * 8 * 16
     assert 12 < result["train"]["forward_passes"] <= 24
     assert result["train"]["steps"] == 12
+    assert records[0].keys().isdisjoint({"mfu", "tokens_per_second"})  # the first step warms up
+    for figures in (records[-2], result["train"]):
+        assert figures["mfu"] > 0
+        assert figures["tokens_per_second"] > 0
+        assert 1e7 < figures["peak_memory"] < 1e11
+    assert "measured" in result["train"]["peak_flops_source"]
     denoiser, tokenizer, note = load(str(folder))
     assert note == ""
     assert denoiser.mask_id == tokenizer.mask_token_id == 257

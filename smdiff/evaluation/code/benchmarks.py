@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
+import contextlib
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -12,7 +11,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from smdiff.errors import UserError, first_line
+from smdiff.errors import UserError, first_line, said
+from smdiff.files import gunzip, loads, write_whole
+from smdiff.ui.console import note
 
 TITLES = {"humaneval": "HumanEval", "humaneval+": "HumanEval+", "mbpp": "MBPP", "mbpp+": "MBPP+"}
 _MBPP_TEST = range(11, 511)  # the split that scores are reported on (Austin et al. 2021, section 2)
@@ -63,9 +64,9 @@ class Benchmark:
 def _read(path: Path) -> bytes:
     try:
         raw = path.read_bytes()
-        return gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
-    except (OSError, EOFError) as error:
-        raise UserError(f"cannot read {path}", first_line(error), "Fetch it once more.") from None
+        return gunzip(raw) if raw[:2] == b"\x1f\x8b" else raw
+    except OSError as error:
+        raise UserError(f"cannot read {path}", said(error), "Fetch it once more.") from None
 
 
 def _rows(path: Path, raw: bytes) -> list[dict[str, Any]]:
@@ -77,7 +78,7 @@ def _rows(path: Path, raw: bytes) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for number, line in lines:
         try:
-            found = json.loads(line)
+            found = loads(line)
         except ValueError as error:
             raise UserError(f"{path}, line {number}, is not JSON", str(error), "The file may be cut.") from None
         rows += found if isinstance(found, list) else [found]
@@ -128,15 +129,16 @@ def _plus_file(name: str, release: str, variable: str) -> tuple[Path, str]:
     source = f"{name} {release}"
     if path.exists():
         return path, source
+    note(f"fetching {source}")
     url = f"https://github.com/evalplus/{name.lower()}_release/releases/download/{release}/{name}.jsonl.gz"
     try:
         from urllib.request import urlopen
 
         with urlopen(url, timeout=30) as reply:
-            raw = gzip.decompress(reply.read())
+            raw = gunzip(reply.read())
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(raw)
-    except (OSError, EOFError) as error:
+        write_whole(path, lambda p: p.write_bytes(raw))
+    except OSError as error:
         why = f"{url} cannot be fetched ({first_line(error)})"
         fix = f"Put the unpacked file at {path}, set {variable} to it, or give it with --data {name}.jsonl.gz."
         raise UserError(f"no {name}", why, fix) from None
@@ -145,12 +147,17 @@ def _plus_file(name: str, release: str, variable: str) -> tuple[Path, str]:
 
 def _mbpp_file() -> tuple[Path, str]:
     from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     place = "google-research-datasets/mbpp"
+    with contextlib.suppress(LocalEntryNotFoundError):
+        return Path(hf_hub_download(place, "mbpp.jsonl", repo_type="dataset", local_files_only=True)), place
+    note(f"fetching MBPP from the hub ({place})")
     try:
         return Path(hf_hub_download(place, "mbpp.jsonl", repo_type="dataset")), place
     except Exception as error:  # whatever the network layer below says
-        why = f"{place} cannot be fetched from the hub ({first_line(error)})"
+        said = "no connection" if isinstance(error, LocalEntryNotFoundError) else first_line(error)
+        why = f"{place} cannot be fetched from the hub ({said})"
         raise UserError("no MBPP", why, "Give the official mbpp.jsonl with --data mbpp.jsonl.") from None
 
 
@@ -190,7 +197,9 @@ def kind_of(path: Path) -> str:
     Raises:
         UserError: none.
     """
-    return _kind(path, _rows(path, _read(path)))
+    raw = _read(path).lstrip()
+    # Of a file of lines, only the first is parsed.
+    return _kind(path, _rows(path, raw if raw[:1] == b"[" else raw.partition(b"\n")[0]))
 
 
 def _kind(path: Path, rows: list[dict[str, Any]]) -> str:
@@ -212,19 +221,26 @@ def load_benchmark(name: str, files: Iterable[str] = (), *, whole: bool = False)
     Raises:
         UserError: the data is missing and cannot be fetched, or a file is cut or of no benchmark.
     """
-    given = {kind_of(path): path for path in (Path(f).expanduser() for f in files)}
+    given: dict[str, Path] = {}
+    for path in (Path(f).expanduser() for f in files):
+        if (other := given.setdefault(kind_of(path), path)) != path:
+            raise UserError(f"--data {other},{path}", f"both hold {TITLES[kind_of(path)]}", "Leave one out.")
     path, source = (given[name], given[name].name) if name in given else _FILES[name]()
     raw = _read(path)
     rows = _rows(path, raw)
     if (kind := _kind(path, rows)) != name:
-        raise UserError(f"{path} is not {TITLES[name]}", f"it holds {TITLES[kind]}")
+        raise UserError(
+            f"{path} is not {TITLES[name]}", f"it holds {TITLES[kind]}", fix="Give the benchmark's own file."
+        )
     parse = _PARSERS[name][0]
     try:
         tasks = [parse(row) for row in rows]
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is not {TITLES[name]}", f"a task lacks {error}") from None
+        raise UserError(
+            f"{path} is not {TITLES[name]}", f"a task lacks {error}", fix="Copy or fetch it once more."
+        ) from None
     if name == "mbpp" and not whole:
         tasks = [task for task in tasks if int(task.id.rpartition("/")[2]) in _MBPP_TEST]
     if not tasks:
-        raise UserError(f"{path} holds no task of {TITLES[name]}")
+        raise UserError(f"{path} holds no task of {TITLES[name]}", fix="Give the benchmark's own file.")
     return Benchmark(name, source, hashlib.sha256(raw).hexdigest(), {task.id: task for task in tasks})

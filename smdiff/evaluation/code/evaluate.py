@@ -26,8 +26,10 @@ from smdiff.evaluation.code.prompts import build, choose_style, describe
 from smdiff.evaluation.code.runner import LEVELS, Limits, RunnerFault, choose
 from smdiff.evaluation.results import result
 from smdiff.evaluation.statistics import paired, pass_at_k, wilson
-from smdiff.evaluation.store import Key, Lines, Store, deliver, interruptible, read_result
-from smdiff.models.load import Model, load, weights_digest
+from smdiff.evaluation.store import Key, Lines, Store, batches, deliver, interruptible, read_result
+from smdiff.files import loads
+from smdiff.models.load import Model, load, pinned, weights_digest
+from smdiff.ranks import gather, is_first
 from smdiff.ui.console import note, track
 
 # What may differ between commands that fill one folder: they add to it.
@@ -46,15 +48,24 @@ class _Arm:
     samples: Lines
     graded: Lines
 
+    @classmethod
+    def at(
+        cls, store: Store, place: tuple[str, str], benchmark: Benchmark, setting: Setting | None, steps: int | None
+    ) -> _Arm:
+        files = (store.lines(*place, name) for name in ("samples.jsonl", "graded.jsonl"))
+        return cls(benchmark, setting, steps, *files)
+
 
 class _Evaluation:
     """One command's work. The model is loaded when the first answer is missing, and not before."""
 
-    def __init__(self, name: str, config: EvalCodeConfig, out: Path | None) -> None:
+    def __init__(self, name: str, config: EvalCodeConfig, out: Path | None, work: interruptible) -> None:
         self._name, self._config = name, config
         shared = {k: v for k, v in identity(config).items() if k not in _AXES}
         shared |= {"model": name, "weights": weights_digest(name), "extraction": extraction.VERSION}
-        self.store = Store(out or Path("runs") / f"eval-code-{fingerprint(shared)}", shared)
+        folder = out or Path("runs") / f"eval-code-{fingerprint(shared)}"
+        work.take(folder)
+        self.store = Store(folder, shared)
         self._model: Model | None = None
         self._built: dict[str, dict[str, Prompt]] = {}
         self.benchmarks = {b: load_benchmark(b, config.files) for b in config.benchmarks}
@@ -95,10 +106,8 @@ class _Evaluation:
             for setting in config.settings(has_scalars):
                 steps = None if setting.budget is None else config.steps_of(setting.budget, length, setting.scheduler)
                 kind = "soft-masked" if setting.soft_mask else "binary"
-                folder = self.store.path / name / f"{kind}-{steps or config.scheduler}-seed{setting.seed}"
-                found.append(
-                    _Arm(benchmark, setting, steps, Lines(folder / "samples.jsonl"), Lines(folder / "graded.jsonl"))
-                )
+                place = name, f"{kind}-{steps or config.scheduler}-seed{setting.seed}"
+                found.append(_Arm.at(self.store, place, benchmark, setting, steps))
         return found
 
     def wanted(self, benchmark: Benchmark) -> dict[Key, tuple[int, Task]]:
@@ -124,9 +133,11 @@ class _Evaluation:
             for i, arm in enumerate(arms):
                 tracker.advance(self._borrow(arm, arms))
                 missing = {key: place for key, place in wanted[i].items() if key not in arm.samples.records}
-                for record in self._answers(arm, missing) if missing else ():
-                    arm.samples.add([record])
-                    tracker.advance(1)
+                answers = self._answers(arm, missing) if missing else ()
+                # Whole batches, so that what is missing after a kill falls into the same ones.
+                for batch in batches(answers, self._config.batch_size):
+                    arm.samples.add(batch)
+                    tracker.advance(len(batch))
 
     def _prompts(self, benchmark: Benchmark) -> dict[str, Prompt]:
         """By task. Raises UserError if the model is too short for one."""
@@ -149,7 +160,7 @@ class _Evaluation:
         # Prompts of like length side by side: less padding. A text depends on its number alone.
         order = sorted(missing, key=lambda key: (len(prompts[key[0]].ids), missing[key][0]))
         written = write(
-            self.model, config.sample_config(arm.setting, length), [prompts[i] for i, _ in order], progress=False,
+            self.model, config.sample_config(arm.setting, length), [prompts[i] for i, _ in order], progress=None,
             report=False, indices=[missing[key][0] for key in order],
         )  # fmt: skip
         since = time.monotonic()
@@ -190,8 +201,9 @@ def _program(task: Task, answer: str, style: str) -> dict[str, str]:
     solution = extraction.program(answer, style, prompt, task.entry_point)
     if not solution:
         return {"completion": "", "solution": ""}
-    whole = solution.removeprefix(prompt)
-    # Behind the prompt, whose function has its docstring for a body, a whole program counts.
+    # The official prompt ends its last line, which is left to the model. A program that does not is no completion: it
+    # is given whole, which counts behind the prompt, as the function there has its docstring for a body.
+    whole = solution.removeprefix(task.prompt)
     return {"completion": whole if whole != solution else "\n" + solution, "solution": solution}
 
 
@@ -204,9 +216,8 @@ def _grade(arms: list[_Arm], config: EvalCodeConfig, keys: dict[int, list[Key]],
     Args:
         keys: the samples that count, by arm.
     """
-    for arm in arms:
-        if regrade:
-            arm.graded.rewrite([])
+    for arm in arms if regrade else ():
+        arm.graded.rewrite([])
     # What the runner failed on is tried again.
     missing = {
         i: [k for k in keys[i] if arm.graded.records.get(k, {"status": "fault"})["status"] == "fault"]
@@ -358,6 +369,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score a model and return the result; it is in the folder too, with a CSV and a picture.
 
+    Of several processes the first returns the result, the others nothing.
+
     Args:
         out: folder; by default one under runs/ named after what all its samples share.
         regrade: run every program again.
@@ -367,22 +380,27 @@ def evaluate(
         UserError: bad input. RunFailed: a file could not be written, or the runner failed on everything.
         Interrupted: stopped by a signal, with all answers and verdicts so far saved.
     """
-    with interruptible() as stopped:
-        work = _Evaluation(name, config, out)
-        stopped.append(work.store.path)
+    name = pinned(name, config.revision)
+    with interruptible() as held:
+        work = _Evaluation(name, config, out, held)
         arms, style = work.arms(), work.style
+        gather(None)  # all have read what is there before the first of them writes
         work.generate(arms)
+        if not is_first():  # programs run on one machine
+            return {}
         if re_extract:
+            for arm in arms:
+                arm.graded.rewrite([])  # first, or a kill leaves verdicts on other programs
             for arm in arms:
                 tasks = arm.benchmark.tasks
                 arm.samples.rewrite(
                     r | _program(tasks[r["task_id"]], r["answer"], style) for r in arm.samples.records.values()
                 )
         keys = {i: list(work.wanted(arm.benchmark)) for i, arm in enumerate(arms)}
-        runner = _grade(arms, config, keys, regrade or re_extract)
-    path = work.store.path
-    found = _result(name, config, describe(style), arms, keys, runner, read_result(path))
-    return deliver(found, path, f"{name}, 95 % intervals")
+        runner = _grade(arms, config, keys, regrade)
+        path = work.store.path
+        found = _result(name, config, describe(style), arms, keys, runner, read_result(path))
+        return deliver(found, path, f"{name}, 95 % intervals")
 
 
 def grade_file(file: Path, config: EvalCodeConfig, out: Path | None = None, *, partial: bool = False) -> dict[str, Any]:
@@ -401,18 +419,18 @@ def grade_file(file: Path, config: EvalCodeConfig, out: Path | None = None, *, p
     records = _given(file, benchmark, partial, config.limit)
     raw = hashlib.sha256(json.dumps(records).encode()).hexdigest()[:16]
     shared = {"benchmark": name, "samples": raw, "timeout": config.timeout, "memory": config.memory}
-    with interruptible() as stopped:
-        store = Store(out or Path("runs") / f"eval-code-{fingerprint(shared)}", shared)
-        stopped.append(store.path)
+    folder = out or Path("runs") / f"eval-code-{fingerprint(shared)}"
+    with interruptible() as held:
+        held.take(folder)
+        store = Store(folder, shared)
         store.record(**{f"{name} sha256": benchmark.sha256})
         store.save()
-        folder = store.path / name / _GIVEN
-        arm = _Arm(benchmark, None, None, Lines(folder / "samples.jsonl"), Lines(folder / "graded.jsonl"))
+        arm = _Arm.at(store, (name, _GIVEN), benchmark, None, None)
         arm.samples.add(r for r in records if (r["task_id"], r["sample"]) not in arm.samples.records)
         keys = {0: list(arm.samples.records)}
         runner = _grade([arm], config, keys, False)
-    found = _result(None, config, {"style": _GIVEN}, [arm], keys, runner, read_result(store.path))
-    return deliver(found | {"model": str(file)}, store.path, f"{file}, 95 % intervals")
+        found = _result(None, config, {"style": _GIVEN}, [arm], keys, runner, read_result(folder))
+        return deliver(found | {"model": str(file)}, folder, f"{file}, 95 % intervals")
 
 
 def _given(file: Path, benchmark: Benchmark, partial: bool, limit: int | None) -> list[dict[str, Any]]:
@@ -420,13 +438,15 @@ def _given(file: Path, benchmark: Benchmark, partial: bool, limit: int | None) -
     try:
         lines = file.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {file}", getattr(error, "strerror", None) or "not a text file") from None
+        raise UserError(
+            f"cannot read {file}", getattr(error, "strerror", None) or "not a text file", fix="Check the path."
+        ) from None
     found, counts, unknown = [], Counter[str](), list[str]()
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = loads(line)
             task_id, solution = str(row["task_id"]), row.get("solution")
             if solution is None:
                 solution = benchmark.tasks[task_id].prompt + row["completion"] if task_id in benchmark.tasks else ""
@@ -442,7 +462,11 @@ def _given(file: Path, benchmark: Benchmark, partial: bool, limit: int | None) -
             counts[task_id] += 1
     title = TITLES[benchmark.name]
     if unknown:
-        raise UserError(f"{file} holds tasks that {title} has not", some(list(dict.fromkeys(unknown))))
+        raise UserError(
+            f"{file} holds tasks that {title} has not",
+            some(list(dict.fromkeys(unknown))),
+            fix="Name its benchmark with --benchmark.",
+        )
     missing = [task_id for task_id in tasks if not counts[task_id]]
     if len(missing) == len(tasks) or (missing and not partial):
         why = f"{len(missing)} of {len(tasks)} have none: {some(missing)}"
@@ -466,7 +490,11 @@ def self_test(config: EvalCodeConfig) -> dict[str, Any]:
             try:
                 references = cached_references(grader, benchmark)
             except RunnerFault as error:
-                raise RunFailed(f"self-test of {TITLES[name]}", str(error)) from None
+                raise RunFailed(
+                    f"self-test of {TITLES[name]}",
+                    str(error),
+                    fix="Try again; scores from this machine mean nothing until it passes.",
+                ) from None
             kinds = {"canonical": lambda task: task.canonical, "stub": _stub, "corrupted": _corrupted}
             jobs = [
                 ((kind, i), t, make(t), references.get(i)) for kind, make in kinds.items() for i, t in tasks.items()

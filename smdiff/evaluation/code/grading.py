@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -33,6 +34,7 @@ from smdiff.evaluation.code.runner import (
     TimedOut,
     decode,
     free_names,
+    parse,
 )
 from smdiff.files import cache_folder, write_whole
 from smdiff.ui.console import track
@@ -66,13 +68,33 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Reference:
-    """The canonical solution's results on one list of inputs, as the sandbox encodes them, and their seconds.
+    """The canonical solution's results on one list of inputs.
 
-    The results are JSON text: millions of numbers in some tasks, which only the worker that compares with them reads.
+    Attributes:
+        seconds: of each input.
+        digests: of each result as the sandbox sends it; a program that sends the same is right on that input. None
+            where it would not be: nan equals nothing.
+        values: the results as the sandbox encodes them, as JSON text, or the file of them and the place in it. There
+            are millions of numbers in some tasks: only a worker that sees a digest differ reads them.
     """
 
-    values: str
     seconds: list[float]
+    digests: list[str | None]
+    values: str | tuple[str, str]
+
+    def expected(self) -> list[Any]:
+        """The results, for `decode`."""
+        if isinstance(self.values, str):
+            found = parse(self.values)
+        else:
+            file, place = self.values
+            try:
+                with zipfile.ZipFile(file) as stored:
+                    found = parse(stored.read(place))
+            except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+                raise RunnerFault(f"the expected results in {file} cannot be read: {error}") from None
+        assert isinstance(found, list)
+        return found
 
 
 References = dict[str, Reference]  # "base" and "plus"
@@ -132,6 +154,8 @@ def _one(sandbox: Sandbox, run: Any, timeout: float) -> Verdict:
             status, detail = "wrong", _said(error)
         except SyntaxError as error:
             status, detail = "compile", _said(error)
+        except RunnerFault:
+            raise
         except TimedOut:
             status = "timeout"
         except (Exception, ProgramDied) as error:
@@ -194,10 +218,18 @@ def _run_inputs(
 ) -> None:
     assert task.entry_point is not None
     _function(program, source, task.entry_point)
-    compare, values = _Comparison(task), json.loads(expected.values)
-    for index, reply in enumerate(program.each(task.entry_point, list(inputs), limits)):
+    compare = _Comparison(task)
+    values: list[Any] = []
+    seen = 0
+    for index, (_, reply) in enumerate(program.each(task.entry_point, list(inputs), limits, expected.digests)):
+        if reply is None:
+            continue
         out = program.value(reply)
+        values = values or expected.expected()
         try:
+            for passed in values[seen:index]:
+                compare.see(decode(passed))
+            seen = index
             same = compare(inputs[index], out, decode(values[index]))
         except Exception as error:
             raise _Wrong(f"input {index + 1} of {len(inputs)}: {type(error).__name__}: {error}"[:300]) from None
@@ -214,9 +246,15 @@ class _Comparison:
     def __init__(self, task: Task) -> None:
         self._entry, self._mbpp, self._atol = task.entry_point, task.id.startswith("Mbpp/"), task.atol
 
+    def see(self, expected: Any) -> None:
+        """Floats are expected with a tolerance, and what follows them too, as in evalplus."""
+        from evalplus.eval import is_floats
+
+        if self._atol == 0 and is_floats(expected):
+            self._atol = 1e-6
+
     def __call__(self, given: Any, out: Any, expected: Any) -> bool:
         from evalplus.eval import _special_oracle as oracle
-        from evalplus.eval import is_floats
 
         entry = self._entry
         if not self._mbpp and entry == "find_zero":
@@ -235,8 +273,7 @@ class _Comparison:
                 same = set(out) == set(expected)
             elif entry in oracle.MBPP_OUTPUT_NOT_NONE_TASKS:
                 same = out == expected if isinstance(out, bool) else expected == (out is not None)
-        if self._atol == 0 and is_floats(expected):
-            self._atol = 1e-6  # and for the inputs that follow, as in evalplus
+        self.see(expected)
         if same or self._atol == 0:
             return bool(same)
         if type(out) is not type(expected) or (isinstance(expected, list | tuple) and len(out) != len(expected)):
@@ -256,21 +293,39 @@ def reference(sandbox: Sandbox, task: Task) -> References:
     only_whether = task.id.startswith("Mbpp/") and task.entry_point in MBPP_OUTPUT_NOT_NONE_TASKS
     found = {}
     for part, inputs in (("base", task.base), ("plus", task.plus)):
-        values, seconds = [], []
+        replies, seconds = [], []
         try:
             with sandbox.run() as program:
                 program.deadline = time.monotonic() + 10 * _MOST
                 _function(program, task.canonical, task.entry_point)
                 since = time.monotonic()
-                for reply in program.each(task.entry_point, list(inputs), [_MOST] * len(inputs)):
+                for digest, reply in program.each(task.entry_point, list(inputs), [_MOST] * len(inputs)):
+                    assert reply is not None
                     now = time.monotonic()
-                    values.append(program.value(reply) is not None if only_whether else reply["value"])
+                    replies.append((digest, reply))
                     seconds.append(now - since)
                     since = now
+                outs = (program.value(reply) for _, reply in replies)
+                values = json.dumps(
+                    [out is not None for out in outs] if only_whether else [reply["value"] for _, reply in replies]
+                )
+                compare = _Comparison(task)
+                digests = [
+                    digest if _passes(compare, given, program.value(reply), value) else None
+                    # Parsed anew, for the nans in it.
+                    for given, (digest, reply), value in zip(inputs, replies, parse(values), strict=True)
+                ]
         except (Exception, TimedOut, ProgramDied) as error:
             raise RunnerFault(f"the canonical solution of {task.id} fails: {error!r}") from None
-        found[part] = Reference(json.dumps(values), seconds)
+        found[part] = Reference(seconds, digests, values)
     return found
+
+
+def _passes(compare: _Comparison, given: Any, out: Any, expected: Any) -> bool:
+    try:
+        return compare(given, out, decode(expected))
+    except Exception:
+        return False
 
 
 # --- many programs ---------------------------------------------------------------------------------------------------
@@ -284,24 +339,41 @@ def cached_references(grader: Grader, benchmark: Benchmark) -> dict[str, Referen
     """
     if not any(task.base for task in benchmark.tasks.values()):
         return {}
-    # 3: the form of what is kept.
-    about = f"3 {benchmark.sha256} {Path(__file__).with_name('sandbox.py').read_text()} {sys.version}"
-    path = cache_folder() / f"{benchmark.name}-{hashlib.sha256(about.encode()).hexdigest()[:16]}.json"
-    try:
-        stored = json.loads(path.read_text())
-        return {i: {part: Reference(*r) for part, r in parts.items()} for i, parts in stored.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
-        pass  # not there, or not whole: it is made again
+    rules = [Path(__file__).with_name(name).read_text() for name in ("sandbox.py", "runner.py", "grading.py")]
+    about = " ".join([benchmark.sha256, sys.version, *rules])
+    path = cache_folder() / f"{benchmark.name}-{hashlib.sha256(about.encode()).hexdigest()[:16]}.zip"
+    with contextlib.suppress(OSError, ValueError, KeyError, zipfile.BadZipFile):  # not there or cut: it is made again
+        return _stored(path)
     found = {}
     with track("expected results", len(benchmark.tasks)) as tracker:
         for task_id, references in grader.references(benchmark.tasks.values()):
             found[task_id] = references
             tracker.update(len(found))
-    content = {i: {part: [r.values, r.seconds] for part, r in parts.items()} for i, parts in found.items()}
     with contextlib.suppress(OSError):  # without a cache they are only made again
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, lambda p: p.write_text(json.dumps(content)))
+        write_whole(path, lambda p: _store(p, found))
+        return _stored(path)
     return found
+
+
+def _store(path: Path, found: dict[str, References]) -> None:
+    index = {i: {part: [r.seconds, r.digests] for part, r in parts.items()} for i, parts in found.items()}
+    with zipfile.ZipFile(path, "w") as stored:
+        stored.writestr("index", json.dumps(index))
+        for i, parts in found.items():
+            for part, reference in parts.items():
+                assert isinstance(reference.values, str)
+                stored.writestr(f"{i}/{part}", reference.values)
+
+
+def _stored(path: Path) -> dict[str, References]:
+    """References whose values stay in the file."""
+    with zipfile.ZipFile(path) as stored:
+        index = json.loads(stored.read("index"))
+    return {
+        i: {part: Reference(seconds, digests, (str(path), f"{i}/{part}")) for part, (seconds, digests) in parts.items()}
+        for i, parts in index.items()
+    }
 
 
 @dataclass

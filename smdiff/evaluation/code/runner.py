@@ -15,6 +15,7 @@ import contextlib
 import datetime
 import decimal
 import fractions
+import hashlib
 import json
 import marshal
 import math
@@ -26,7 +27,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -87,6 +88,11 @@ class ProgramError(Exception):
 # --- values ----------------------------------------------------------------------------------------------------------
 
 
+def parse(text: str | bytes) -> Any:
+    """JSON, with a nan of its own in each place: Python takes lists that share one for equal."""
+    return json.loads(text, parse_constant=float)
+
+
 def decode(stored: Any, objects: Program | None = None) -> Any:
     """A value from what `sandbox.encode` made of it.
 
@@ -106,11 +112,13 @@ def decode(stored: Any, objects: Program | None = None) -> Any:
         raise ValueError(f"no value: {type(error).__name__}") from None
 
 
-def _floats(content: Any, _: Program | None) -> list[Any]:
-    items: list[Any] = array.array("d", base64.b64decode(content[0], validate=True)).tolist()
-    for place, value in content[1]:
-        items[place] = value
-    return items
+def _packed(content: Any, _: Program | None) -> list[Any]:
+    order, floats, integers = (base64.b64decode(x, validate=True) for x in content[:3])
+    streams: list[list[Any]] = [array.array("d", floats).tolist(), array.array("q", integers).tolist(), content[3]]
+    if not order:
+        return [x for stream in streams for x in stream]
+    following = list(map(iter, streams))
+    return [next(following[number]) for number in order]
 
 
 def _integer(content: Any, _: Program | None = None) -> int:
@@ -194,7 +202,7 @@ def _object(content: Any, objects: Program | None) -> Any:
 
 
 _DECODERS: dict[str, Callable[[Any, Program | None], Any]] = {
-    "a": _floats,
+    "a": _packed,
     "i": _integer,
     "t": lambda content, objects: tuple(decode(content, objects)),
     "d": _mapping,
@@ -277,6 +285,7 @@ class Program:
 
     def __init__(self, sock: socket.socket, watch: _Watch) -> None:
         self._sock, self._watch, self.deadline = sock, watch, time.monotonic() + _STARTUP
+        self._arrived = bytearray()
         self.ended: BaseException | None = None
 
     def run(self, source: str, wanted: list[str]) -> dict[str, Any]:
@@ -299,13 +308,40 @@ class Program:
             return __import__(module)
         return self.value(reply)
 
-    def each(self, name: str, inputs: list[Any], limits: list[float]) -> Iterator[dict[str, Any]]:
-        """Call a function on each list of arguments, so many seconds each; raw replies, for `value`."""
+    def each(
+        self, name: str, inputs: list[Any], limits: list[float], expected: Sequence[str | None] = ()
+    ) -> Iterator[tuple[str, dict[str, Any] | None]]:
+        """Call a function on each list of arguments, so many seconds each.
+
+        Args:
+            expected: digests of replies whose content is not asked for.
+
+        Returns:
+            of each call the reply's digest, and the reply, for `value`, or None where the digest is the expected one.
+        """
         self._send(("each", name, inputs))
         last = self.deadline
-        for limit in limits:
+        for limit, wanted in zip(limits, expected or [None] * len(limits), strict=True):
             self.deadline = min(last, time.monotonic() + limit)
-            yield self._receive()
+            yield self._result(wanted)
+
+    def _result(self, wanted: str | None) -> tuple[str, dict[str, Any] | None]:
+        """A reply, or the digest of a long one, which binds the program to it: whether its digest is the expected one
+        must not tell it what to say next."""
+        data = self._frame()
+        digest = hashlib.sha256(data).hexdigest()
+        if digest == wanted:
+            return digest, None
+        reply = self._parse(data)
+        if not isinstance(claimed := reply.get("digest"), str):
+            return digest, reply
+        self._send(claimed != wanted)
+        if claimed == wanted:
+            return claimed, None
+        data = self._frame()
+        if hashlib.sha256(data).hexdigest() != claimed:
+            raise self._over(ProgramDied("what it sent is not what it said"))
+        return claimed, self._parse(data)
 
     def _ask(self, what: str, *arguments: Any) -> Any:
         return self.value(self._exchange((what, *arguments)))
@@ -314,7 +350,7 @@ class Program:
         self._send(request)
         return self._receive()
 
-    def _send(self, request: tuple[Any, ...]) -> None:
+    def _send(self, request: Any) -> None:
         try:
             data = marshal.dumps(request)
         except ValueError:
@@ -328,8 +364,7 @@ class Program:
             raise self._over(ProgramDied("it ended before its tests did")) from None
 
     def _read(self, size: int) -> bytes:
-        parts = []
-        while size:
+        while len(self._arrived) < size:
             left = self.deadline - time.monotonic()
             if left <= 0:
                 raise self._over(TimedOut())
@@ -337,23 +372,30 @@ class Program:
             if self._watch.too_large():
                 raise self._over(ProgramDied("its processes hold too much memory"))
             try:
-                part = self._sock.recv(min(size, 1 << 20))
+                part = self._sock.recv(1 << 20 if size > 1 << 16 else 1 << 16)
             except TimeoutError:
                 continue
             except OSError:
                 part = b""
             if not part:
                 raise self._over(ProgramDied("it ended before its tests did"))
-            parts.append(part)
-            size -= len(part)
-        return b"".join(parts)
+            self._arrived += part
+        data = bytes(self._arrived[:size])
+        del self._arrived[:size]
+        return data
 
-    def _receive(self) -> dict[str, Any]:
+    def _frame(self) -> bytes:
         size = _HEADER.unpack(self._read(8))[0]
         if size > _LARGEST:
             raise self._over(ProgramDied("what it sent is no reply"))
+        return self._read(size)
+
+    def _receive(self) -> dict[str, Any]:
+        return self._parse(self._frame())
+
+    def _parse(self, data: bytes) -> dict[str, Any]:
         try:
-            reply = json.loads(self._read(size))
+            reply = parse(data)
         except (ValueError, RecursionError):
             reply = None
         if not isinstance(reply, dict):
@@ -597,9 +639,12 @@ def choose(wanted: str = "auto") -> str:
     """
     tried = {}
     for level in ("bubblewrap", "namespaces") if wanted == "auto" else (wanted,):
-        # Root's own processes have no limit on their number, which namespaces can give them and bubblewrap cannot.
-        if level == "bubblewrap" and (shutil.which("bwrap") is None or (wanted == "auto" and os.getuid() == 0)):
+        if level == "bubblewrap" and shutil.which("bwrap") is None:
             tried[level] = "bwrap is not installed"
+            continue
+        # Root's own processes have no limit on their number, which namespaces can give them and bubblewrap cannot.
+        if level == "bubblewrap" and wanted == "auto" and os.getuid() == 0:
+            tried[level] = "it does not limit the number of root's processes"
             continue
         try:
             _try(level)

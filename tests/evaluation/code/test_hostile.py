@@ -1,6 +1,6 @@
 """No hostile program passes, makes the runner fail, or leaves anything outside its walls.
 
-A quarter of the corpus runs by default; SMDIFF_HOSTILE=all runs all of it, SMDIFF_HOSTILE_LEVEL names other walls.
+SMDIFF_HOSTILE_LEVEL names other walls than namespaces.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import sysconfig
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +44,8 @@ def check(candidate):
 TASK = Task("hostile/0", "", "add", RIGHT, script=SCRIPT)
 INPUTS = Task("hostile/1", "", "add", RIGHT, base=tuple(map(list, CALLS[:2])), plus=tuple(map(list, CALLS[2:])))
 
-ALL = os.environ.get("SMDIFF_HOSTILE") == "all"
-KINDS = {kind: list(names) for kind, names in groupby(sorted(PROGRAMS), key=lambda name: name.partition("_")[0])}
-SLOW = ("fork", "loop", "mem", "signal")  # many of these run out of time, twice
-CHOSEN = [name for kind, names in KINDS.items() for name in names[:: 1 if ALL else 12 if kind in SLOW else 4]]
-CHOSEN_FOR_INPUTS = [
-    name for kind, names in KINDS.items() for name in names[1 :: 2 if ALL else 40 if kind in SLOW else 15]
-]
+# Of those that tamper with results, as what is compared with results of a reference comes in one stream.
+FOR_INPUTS = [name for name in PROGRAMS if name.startswith(("channel", "equal", "odd", "patch"))][::3]
 
 
 # --- what is outside -------------------------------------------------------------------------------------------------
@@ -168,12 +162,12 @@ def world() -> Iterator[World]:
     try:
         with Grader(LEVEL, 2, 0.5, LIMITS) as grader:
             references = dict(grader.references([INPUTS]))[INPUTS.id]
-            jobs = [(("script", name), TASK, PROGRAMS[name], None) for name in CHOSEN]
+            jobs = [(("script", name), TASK, source, None) for name, source in PROGRAMS.items()]
             jobs += [(("harmful", name), TASK, source, None) for name, source in HARMFUL_BUT_RIGHT.items()]
             jobs += [(("script", "right"), TASK, RIGHT, None)]
             for (part, name), verdict in grader.grade(jobs):
                 getattr(found, part)[name] = verdict
-            more = [(name, INPUTS, PROGRAMS[name], references) for name in CHOSEN_FOR_INPUTS]
+            more = [(name, INPUTS, PROGRAMS[name], references) for name in FOR_INPUTS]
             found.inputs |= dict(grader.grade([*more, ("right", INPUTS, RIGHT, references)]))
         time.sleep(0.2)
         new = traces() - before[0]
@@ -202,12 +196,13 @@ def world() -> Iterator[World]:
 
 
 def test_no_hostile_program_passes_its_script(world: World):
-    assert len(world.script) == len(CHOSEN) + 1 > 120
+    assert len(world.script) == len(PROGRAMS) + 1 > 150
     assert world.script.pop("right").passed
     assert not {name: v for name, v in world.script.items() if v.status in ("pass", "fault")}
 
 
 def test_no_hostile_program_gives_the_results_of_inputs(world: World):
+    assert len(world.inputs) == len(FOR_INPUTS) + 1
     assert world.inputs.pop("right").passed
     assert not {name: v for name, v in world.inputs.items() if v.status in ("pass", "fault")}
 
