@@ -123,7 +123,8 @@ def outcome(folder: Path) -> dict[str, Any]:
         "valid": result["valid"],
         "train": {k: v for k, v in result["train"].items() if k not in timed},
         "metrics": [{k: v for k, v in line.items() if k not in timed} for line in lines],
-        "files": sorted(p.name for p in folder.iterdir()),
+        # A picture that cannot be written is told, and costs nothing else.
+        "files": sorted(p.name for p in folder.iterdir() if p.name != "curves.png"),
         "checkpoints": sorted(p.name for p in (folder / "checkpoints").iterdir()),
     }
 
