@@ -123,7 +123,8 @@ def outcome(folder: Path) -> dict[str, Any]:
         "valid": result["valid"],
         "train": {k: v for k, v in result["train"].items() if k not in timed},
         "metrics": [{k: v for k, v in line.items() if k not in timed} for line in lines],
-        "files": sorted(p.name for p in folder.iterdir()),
+        # A picture that cannot be written is told, and costs nothing else.
+        "files": sorted(p.name for p in folder.iterdir() if p.name != "curves.png"),
         "checkpoints": sorted(p.name for p in (folder / "checkpoints").iterdir()),
     }
 
@@ -273,8 +274,9 @@ def main() -> int:
             every = range(1, count + 1)
             numbers = every if options.failures == "every" else chance.sample(every, min(count, int(options.failures)))
             for at in numbers:
-                folder = work / f"failure-{at}"
+                folder = work / f"failure-{target.name}-{at}"
                 how = "once" if at % 2 else "full"
+                print(f"failure {at} of {count}, {target.name}", file=sys.stderr, flush=True)
                 if wrong := failure_round(target, folder, at, how):
                     failed.append(f"{target.name}, {how} {at}, {target.operations[at - 1]}: {wrong}")
                 injected += 1
