@@ -125,16 +125,17 @@ class _TimestepEmbedder(nn.Module):
 
 
 def _rotary(positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
-    """cos and sin of the rotary angles (RoFormer, base 10,000) of positions (..., L): two (..., L, head_dim / 2)."""
+    """Factors of `_rotate` for the rotary angles (RoFormer, base 10,000) of positions (..., L): two
+    (..., L, 1, head_dim), the same for all heads."""
     frequencies = 10_000 ** (-torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device) / head_dim)
-    angles = positions[..., None].float() * frequencies
-    return angles.cos(), angles.sin()
+    angles = positions[..., None, None].float() * frequencies
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate the two halves of the last axis of (B, H, L, head_dim)."""
-    a, b = x.chunk(2, -1)
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
+    """Rotate the two halves of the last axis of (B, L, H, head_dim)."""
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
 
 
 class _Block(GradientCheckpointingLayer):
@@ -163,9 +164,9 @@ class _Block(GradientCheckpointingLayer):
         shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(condition).chunk(6, -1)
         b, length, dim = x.shape
         qkv = self.attn_qkv(_modulated_norm(x, self.norm1.weight, shift1, scale1))
-        q, k, v = qkv.view(b, length, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
-        cos, sin = (r.to(q.dtype) for r in rotary)
-        q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
+        qk, v = qkv.view(b, length, 3 * self.heads, -1).split([2 * self.heads, self.heads], 2)
+        q, k = _rotate(qk, *(r.to(qk.dtype) for r in rotary)).transpose(1, 2).chunk(2, 1)
+        v = v.transpose(1, 2)
         if cache is not None:
             k, v = cache.update(k, v, self.index)
         causal = self.is_causal and attend is None and length > 1
@@ -248,15 +249,13 @@ class DiT(PreTrainedModel):
         condition = self.condition(sigma)
         if position_ids is None:
             position_ids = torch.arange(embeddings.shape[1], device=embeddings.device)
-        cos, sin = _rotary(position_ids, self.config.hidden_size // self.config.num_attention_heads)
-        if cos.dim() == 3:
-            cos, sin = cos[:, None], sin[:, None]  # (B, 1, L, head_dim / 2): one set of angles for all heads
+        rotary = _rotary(position_ids, self.config.hidden_size // self.config.num_attention_heads)
         attend = None if attention_mask is None else attention_mask[:, None, None, :].bool()
         if self.config.is_causal and attend is not None:
             attend = attend.expand(-1, -1, embeddings.shape[1], -1).tril()
         x = embeddings
         for block in self.blocks:
-            x = block(x, condition, (cos, sin), attend, past_key_values)
+            x = block(x, condition, rotary, attend, past_key_values)
         return x
 
     def decode(self, hidden: Tensor, sigma: Tensor | None = None, forbidden: Tensor | None = None) -> Tensor:

@@ -190,6 +190,7 @@ class Checkpoints:
         found = self.newest()
         if len(self.all()) > self.keep:
             self.rotate()
+        self.clear()
         return found
 
     def begin(self) -> None:
