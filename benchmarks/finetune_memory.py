@@ -75,7 +75,7 @@ def batch(model: Denoiser, length: int) -> tuple[Tensor, NoiseDraw]:
 
 
 def ours(model: Denoiser, x0: Tensor, draw: NoiseDraw) -> Tensor:
-    return CODE.loss(model, x0, draw, model.mask_id, model.shift).total()
+    return CODE.loss(model, x0, draw, model.mask_id, model.shift).total
 
 
 def dense(model: Denoiser, x0: Tensor, draw: NoiseDraw) -> Tensor:

@@ -94,7 +94,7 @@ class Bench:
         return NoiseDraw(noise.t, noise.masked, two_pass)
 
     def ours(self, draw: NoiseDraw) -> Tensor:
-        return negative_elbo(self.model, self.x0, draw, NOISE, self.model.mask_id).total()
+        return negative_elbo(self.model, self.x0, draw, NOISE, self.model.mask_id).total
 
     def reference(self, draw: NoiseDraw, dense: bool = False) -> Tensor:
         """The loss as the reference computes it: logits, log-softmax and carry-over at every position, in float32."""

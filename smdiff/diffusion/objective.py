@@ -20,12 +20,14 @@ class Scores(NamedTuple):
     """What was asked of one forward pass, at the N positions it predicted.
 
     Attributes:
-        nll: (N,) -log p of the targets in nats.
+        nll: (N,) -log p of the targets in nats; they have a gradient only where no weighted sum was asked for.
         feedback: the prediction, reduced to what a soft mask needs.
+        total: the weighted sum of `nll`.
     """
 
     nll: Tensor | None
     feedback: Feedback | None
+    total: Tensor | None = None
 
 
 class Denoises(Protocol):
@@ -38,41 +40,43 @@ class Denoises(Protocol):
         feedback: Feedback | None = None,
         *,
         targets: Tensor | None = None,
-        observe: bool = False,
+        weight: Tensor | None = None,
     ) -> Scores: ...
 
 
-@dataclass(frozen=True)
-class Loss:
-    """Per-token terms at the N masked positions of one batch.
+class Loss(NamedTuple):
+    """That of one batch, and its terms at the N masked positions.
 
     Attributes:
-        nll: (N,) -log p(x0 | x_t) in nats.
+        total: the weighted sum; of the ELBO, in nats over the batch's tokens (visible tokens contribute 0).
+        nll: (N,) -log p(x0 | x_t) in nats, without gradient.
         weight: (N,) its weight in the objective, 1/t in the ELBO for the log-linear schedule.
     """
 
+    total: Tensor
     nll: Tensor
     weight: Tensor
 
-    def total(self) -> Tensor:
-        """The weighted sum; of the ELBO, in nats over the batch's tokens (visible tokens contribute 0)."""
-        return (self.nll * self.weight).sum()
+    @classmethod
+    def of(cls, scores: Scores, weight: Tensor) -> Loss:
+        """From scores that were asked for with that weight."""
+        assert scores.nll is not None and scores.total is not None
+        return cls(scores.total, scores.nll, weight)
 
 
-def masked_nll(model: Denoises, x0: Tensor, draw: NoiseDraw, mask_id: int) -> Tensor:
-    """(N,) -log p(x0 | x_t) at the masked positions of `x0` (B, L), row-major (arXiv 2510.17206, section 3.3).
+def masked_loss(model: Denoises, x0: Tensor, draw: NoiseDraw, mask_id: int, weight: Tensor) -> Loss:
+    """The loss of `x0` (B, L) at its N masked positions, row-major, each with its `weight` (N,).
 
     A two-pass draw first predicts from plain masks without gradient, then takes the loss of the prediction made from
-    the soft-masked input; gradients reach the network and the three scalars through the second pass only.
+    the soft-masked input; gradients reach the network and the three scalars through the second pass only
+    (arXiv 2510.17206, section 3.3).
     """
     x_t = corrupt(x0, draw.masked, mask_id)
     feedback = None
     if draw.two_pass:
         with torch.no_grad():
             feedback = model(x_t, draw.masked, observe=True).feedback
-    nll = model(x_t, draw.masked, feedback, targets=x0[draw.masked]).nll
-    assert nll is not None
-    return nll
+    return Loss.of(model(x_t, draw.masked, feedback, targets=x0[draw.masked], weight=weight), weight)
 
 
 def negative_elbo(model: Denoises, x0: Tensor, draw: NoiseDraw, schedule: NoiseSchedule, mask_id: int) -> Loss:
@@ -80,7 +84,7 @@ def negative_elbo(model: Denoises, x0: Tensor, draw: NoiseDraw, schedule: NoiseS
     weight = schedule.weight(draw.t)
     if draw.correction is not None:
         weight = weight * draw.correction
-    return Loss(masked_nll(model, x0, draw, mask_id), weight[:, None].expand_as(x0)[draw.masked])
+    return masked_loss(model, x0, draw, mask_id, weight[:, None].expand_as(x0)[draw.masked])
 
 
 def mean_cross_entropy(model: Denoises, x0: Tensor, draw: NoiseDraw, mask_id: int, shift: bool) -> Loss:
@@ -92,15 +96,15 @@ def mean_cross_entropy(model: Denoises, x0: Tensor, draw: NoiseDraw, mask_id: in
     if shift:
         scored[:, 0] = False
     weight = scored / (draw.t[:, None] * scored.sum().clamp(min=1))
-    return Loss(masked_nll(model, x0, draw, mask_id), weight[draw.masked])
+    return masked_loss(model, x0, draw, mask_id, weight[draw.masked])
 
 
-def next_token_nll(model: Denoises, x0: Tensor, start_id: int) -> Tensor:
-    """(B L,) -log p of every token of `x0` (B, L) given those before it, and `start_id` before the first."""
+def next_token_loss(model: Denoises, x0: Tensor, start_id: int) -> Loss:
+    """-log p of every token of `x0` (B, L) given those before it, and `start_id` before the first; their sum."""
     before = torch.cat([torch.full_like(x0[:, :1], start_id), x0[:, :-1]], 1)
-    nll = model(before, torch.ones_like(x0, dtype=torch.bool), targets=x0.flatten()).nll
-    assert nll is not None
-    return nll
+    weight = torch.ones(x0.numel(), device=x0.device)
+    every = torch.ones_like(x0, dtype=torch.bool)
+    return Loss.of(model(before, every, targets=x0.flatten(), weight=weight), weight)
 
 
 @dataclass(frozen=True)
@@ -123,8 +127,7 @@ class Objective:
     def loss(self, model: Denoises, x0: Tensor, draw: NoiseDraw, mask_id: int, shift: bool) -> Loss:
         """The micro-batch's loss."""
         if self.is_causal:
-            nll = next_token_nll(model, x0, mask_id)
-            return Loss(nll, torch.ones_like(nll))
+            return next_token_loss(model, x0, mask_id)
         if self.is_mean:
             return mean_cross_entropy(model, x0, draw, mask_id, shift)
         return negative_elbo(model, x0, draw, self.noise, mask_id)

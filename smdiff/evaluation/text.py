@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from smdiff.diffusion.noise import corrupt
-from smdiff.diffusion.objective import next_token_nll
+from smdiff.diffusion.objective import next_token_loss
 from smdiff.models.denoiser import Denoiser
 from smdiff.ranks import gather, share, turns
 
@@ -168,7 +168,7 @@ def _exact(denoiser: Denoiser, ids: Tensor, batch_size: int, advance: Callable[[
     denoiser.eval()
     for turn in turns(ids.split(batch_size)):
         x, _ = share(turn)
-        nll = next_token_nll(denoiser, x.to(denoiser.device), denoiser.mask_id)
+        nll = next_token_loss(denoiser, x.to(denoiser.device), denoiser.mask_id).nll
         found += gather(nll.view(x.shape).double().mean(1).cpu())[: len(turn)]
         advance(sum(map(len, turn)))
     denoiser.train(training)

@@ -21,7 +21,7 @@ from smdiff.models import adapters
 from smdiff.models.cache import BlockCache
 from smdiff.models.causal import context_length
 from smdiff.models.dit import DiT
-from smdiff.models.liger import check_liger, fused_nll
+from smdiff.models.head import WeightedNll, check_liger, fused_nll
 
 # For models whose positions have no end.
 _ANY_LENGTH = 131072
@@ -88,7 +88,7 @@ class Denoiser(nn.Module):
         ids = torch.tensor([mask_id] if forbidden is None else list(forbidden), dtype=torch.long)
         self.register_buffer("forbidden", ids.to(self.table.device), persistent=False)
         self.nfe = 0
-        self._liger = False
+        self._liger = self._compiled = False
 
     def compile_blocks(self, **options: Any) -> None:
         """Compile the network's repeated blocks, in place: their shapes are fixed, while the number of masks is not.
@@ -102,6 +102,7 @@ class Denoiser(nn.Module):
             raise UserError("--compile", f"a {kind} does not say what its blocks are", "Leave it out.")
         for block in blocks:
             block.compile(**options)
+        self._compiled = True
 
     def use_liger(self) -> None:
         """Take losses with gradient from liger-kernel's fused kernel.
@@ -110,10 +111,14 @@ class Denoiser(nn.Module):
             UserError: it cannot run here, or not with this output layer.
         """
         check_liger()
-        head = self.backbone.output_layer.linear if isinstance(self.backbone, DiT) else self._head
-        if not isinstance(head, nn.Linear):
+        if not self._linear_head:
             raise UserError("--liger", "the output layer is adapted or of another kind", "Leave it out.")
         self._liger = True
+
+    @property
+    def _linear_head(self) -> bool:
+        """Whether logits are one product, and no adapter's besides."""
+        return isinstance(self.backbone, DiT) or type(self._head) is nn.Linear
 
     @property
     def _head(self) -> nn.Module:
@@ -226,15 +231,18 @@ class Denoiser(nn.Module):
             column = (column - 1).clamp(min=first)
         # Below 0 only where a comparison leaves out the position before the window: its first reads its own output.
         column = (column - (window.start or 0)).clamp(min=0)
-        return self._encode(x, positions[:, window], valid, cache)[batch, column]
-
-    def _encode(self, x: Tensor, positions: Tensor, valid: Tensor | None, cache: BlockCache | None) -> Tensor:
+        positions = positions[:, window]
         if isinstance(self.backbone, DiT):
-            return self.backbone.encode(x, None, valid, positions, cache)
-        return self.backbone.base_model(
-            inputs_embeds=x, attention_mask=valid, position_ids=positions, past_key_values=cache,
-            use_cache=cache is not None,
-        ).last_hidden_state  # fmt: skip
+            # A compiled block's shapes are fixed, while the number of masks is not.
+            if not self._compiled:
+                return self.backbone.encode(x, None, valid, positions, cache, (batch, column))
+            hidden = self.backbone.encode(x, None, valid, positions, cache)
+        else:
+            hidden = self.backbone.base_model(
+                inputs_embeds=x, attention_mask=valid, position_ids=positions, past_key_values=cache,
+                use_cache=cache is not None,
+            ).last_hidden_state  # fmt: skip
+        return hidden[batch, column]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits (N, V) of hidden states (N, D); forbidden ids have `FORBIDDEN`."""
@@ -246,15 +254,26 @@ class Denoiser(nn.Module):
         logits = _few_rows(hidden, head.weight) if few and plain else head(hidden)
         return logits.index_fill_(-1, self.forbidden, FORBIDDEN)
 
-    def score(self, hidden: Tensor, targets: Tensor | None, observe: bool = False) -> Scores:
-        """-log p of `targets` (N,) from hidden states (N, D), and, if asked, the feedback.
+    def score(
+        self, hidden: Tensor, targets: Tensor | None, observe: bool = False, weight: Tensor | None = None
+    ) -> Scores:
+        """-log p of `targets` (N,) from hidden states (N, D), their sum weighted by `weight` (N,), and, if asked, the
+        feedback.
 
-        Logits exist for some rows at a time; where gradients are wanted and the rows are many, they are computed again
-        for the backward pass rather than kept.
+        Logits exist for some rows at a time. For the weighted sum their gradient is made along; where that cannot be,
+        logits with gradient are kept if they are few, and else computed again for the backward pass.
         """
         grad = torch.is_grad_enabled()
+        if grad and weight is not None and targets is not None and self._linear_head and not self._liger:
+            total, nll = WeightedNll.apply(*self._before_logits(hidden), targets, weight)
+            return Scores(nll, None, total)
+        nll, feedback = self._scores(hidden, targets, observe)
+        return Scores(nll, feedback, None if nll is None or weight is None else (nll * weight).sum())
+
+    def _scores(self, hidden: Tensor, targets: Tensor | None, observe: bool) -> tuple[Tensor | None, Feedback | None]:
+        grad = torch.is_grad_enabled()
         if self._liger and grad and targets is not None and not observe:
-            return Scores(fused_nll(*self._before_logits(hidden), targets), None)
+            return fused_nll(*self._before_logits(hidden), targets), None
         cpu, size = hidden.device.type == "cpu", len(hidden) * self.vocab_size
         kept = grad and not observe and size <= _KEPT_LOGITS[cpu]
         # Even parts: blocks of one size are found again by the allocator.
@@ -272,7 +291,7 @@ class Denoiser(nn.Module):
                     seen.append(self.soft_mask.observe(logits.detach()))
             elif y is not None:
                 nll.append(checkpoint(self._nll, h, y, use_reentrant=False))
-        return Scores(torch.cat(nll) if nll else None, Feedback.cat(seen) if seen else None)
+        return torch.cat(nll) if nll else None, Feedback.cat(seen) if seen else None
 
     def _before_logits(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Hidden states (N, D), weight (V, D) and bias (V,) of the last product; forbidden ids are so in the bias."""
@@ -294,6 +313,7 @@ class Denoiser(nn.Module):
         *,
         targets: Tensor | None = None,
         observe: bool = False,
+        weight: Tensor | None = None,
         **context,
     ) -> Scores:
         """Scores at the N true entries of `where`, row-major: one forward pass.
@@ -302,8 +322,9 @@ class Denoiser(nn.Module):
             ids, where, feedback, scale, context: as in `hidden`.
             targets: (N,) tokens whose -log p is wanted.
             observe: whether the feedback for a next pass is wanted.
+            weight: (N,) the weights of a sum of -log p that is wanted, without gradient.
         """
-        return self.score(self.hidden(ids, where, feedback, scale, **context), targets, observe)
+        return self.score(self.hidden(ids, where, feedback, scale, **context), targets, observe, weight)
 
     def predict(
         self, ids: Tensor, where: Tensor, feedback: Feedback | None = None, scale: float | Tensor = 1.0, **context

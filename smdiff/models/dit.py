@@ -160,6 +160,7 @@ class _Block(GradientCheckpointingLayer):
         rotary: tuple[Tensor, Tensor],
         attend: Tensor | None = None,
         cache: Cache | None = None,
+        at: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(condition).chunk(6, -1)
         b, length, dim = x.shape
@@ -171,7 +172,10 @@ class _Block(GradientCheckpointingLayer):
             k, v = cache.update(k, v, self.index)
         causal = self.is_causal and attend is None and length > 1
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=attend, is_causal=causal)
-        attended = _gated_linear(self.attn_out, attended.transpose(1, 2).reshape(b, length, dim), gate1)
+        attended = attended.transpose(1, 2)
+        if at is not None:
+            x, attended = x[at], attended[at]
+        attended = _gated_linear(self.attn_out, attended.flatten(-2), gate1)
         x = x + F.dropout(attended, self.dropout, self.training)
         wide = self.mlp[1](self.mlp[0](_modulated_norm(x, self.norm2.weight, shift2, scale2)))
         return x + F.dropout(_gated_linear(self.mlp[2], wide, gate2), self.dropout, self.training)
@@ -236,8 +240,9 @@ class DiT(PreTrainedModel):
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         past_key_values: Cache | None = None,
+        at: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
-        """Run the blocks over input embeddings (B, L, D) -> hidden states (B, L, D).
+        """Run the blocks over input embeddings (B, L, D) -> hidden states (B, L, D), or (N, D) of those asked for.
 
         Args:
             sigma: (B,) as in MDLM; None is no time conditioning.
@@ -245,6 +250,8 @@ class DiT(PreTrainedModel):
             position_ids: (B or 1, L) positions; None counts from 0.
             past_key_values: takes the keys and values of each block, and says which ones to attend to; a causal
                 model goes on one position at a time with it.
+            at: rows and columns, two (N,), of the states that are wanted; the last block computes no others. Without
+                `sigma`.
         """
         condition = self.condition(sigma)
         if position_ids is None:
@@ -255,7 +262,7 @@ class DiT(PreTrainedModel):
             attend = attend.expand(-1, -1, embeddings.shape[1], -1).tril()
         x = embeddings
         for block in self.blocks:
-            x = block(x, condition, rotary, attend, past_key_values)
+            x = block(x, condition, rotary, attend, past_key_values, at if block is self.blocks[-1] else None)
         return x
 
     def decode(self, hidden: Tensor, sigma: Tensor | None = None, forbidden: Tensor | None = None) -> Tensor:

@@ -160,7 +160,7 @@ def _micro_batch(config: TrainingConfig, prepared: Prepared, two_pass: bool) -> 
         maskable=maskable, one_time=prepared.objective.is_mean,
     )  # fmt: skip
     with bf16_autocast("cpu", prepared.compute["precision"] == "bf16"):
-        loss = prepared.objective.loss(sees, x0, draw, denoiser.mask_id, denoiser.shift).total()
+        loss = prepared.objective.loss(sees, x0, draw, denoiser.mask_id, denoiser.shift).total
     loss.backward()
     denoiser.zero_grad()
 

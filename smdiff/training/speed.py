@@ -51,6 +51,7 @@ class Cost:
 
     Attributes:
         body: weights that every token goes through.
+        last: weights that only predicted tokens go through: what follows the attention of a DiT's last block.
         trained: the share of them that is trained.
         head: weights of the output layer, which predicted tokens go through.
         head_trained: whether they are trained.
@@ -58,6 +59,7 @@ class Cost:
     """
 
     body: int
+    last: int
     trained: float
     head: int
     head_trained: bool
@@ -66,17 +68,21 @@ class Cost:
     @classmethod
     def of(cls, network: nn.Module) -> Cost:
         """That of a DiT or of a `transformers` model."""
-        once = [m for m in network.modules() if isinstance(m, nn.Embedding)]
+        once, last = [m for m in network.modules() if isinstance(m, nn.Embedding)], list[nn.Parameter]()
         output = network.output_layer.linear if isinstance(network, DiT) else network.get_output_embeddings()
         head = list(output.parameters())
         if isinstance(network, DiT):  # the conditioning is one row for all tokens
             once = [network.vocab_embed, network.sigma_map, network.output_layer]
             once += [block.adaLN_modulation for block in network.blocks]
+            block = network.blocks[-1]
+            last = [*block.attn_out.parameters(), *block.norm2.parameters(), *block.mlp.parameters()]
         left_out = {id(p) for p in head} | {id(p) for module in once for p in module.parameters()}
         body = [p for p in network.parameters() if id(p) not in left_out]
         count = sum(p.numel() for p in body)
+        after = sum(p.numel() for p in last)
         return cls(
-            body=count,
+            body=count - after,
+            last=after,
             trained=sum(p.numel() for p in body if p.requires_grad) / max(1, count),
             head=sum(p.numel() for p in head),
             head_trained=any(p.requires_grad for p in head),
@@ -95,7 +101,7 @@ class Cost:
             length: of a row.
             extra: forward passes more: 1 for the first of two, 1 for recomputed activations.
         """
-        body = 2 * self.body * tokens * (2 + self.trained + extra)
+        body = 2 * (self.body * tokens + self.last * predicted) * (2 + self.trained + extra)
         head = 2 * self.head * predicted * (2 + self.head_trained + extra)
         return body + head + 4 * self.attention * length * tokens * (3 + extra)
 

@@ -147,7 +147,7 @@ class SoftMaskTrainer(Trainer):
         # Dropout, too, depends on (seed, step) and the place in the batch alone.
         torch.manual_seed(((self.stream * 1_000_003 + self.state.global_step) * 4099 + part.start) % 2**63)
         sees = partial(model, valid=inputs["valid"]) if "valid" in inputs else model
-        loss = self.objective.loss(sees, x0, draw, self.denoiser.mask_id, self.denoiser.shift).total()
+        loss = self.objective.loss(sees, x0, draw, self.denoiser.mask_id, self.denoiser.shift).total
         self.tokens_seen += x0.numel() * self.args.world_size
         self.forward_passes += (1 + draw.two_pass) * (index == 0)
         predicted = x0.numel() if self.objective.is_causal else int(draw.masked.sum())

@@ -24,7 +24,7 @@ def test_trainer_coding(golden, dream, run):
     denoiser = Denoiser(backbone, case.info["mask_id"], soft_mask, shift=True, forbidden=())
     x0, masked = case["x0"], case[f"run.{group}.mask_idx"]
     draw = NoiseDraw(torch.full((len(x0),), info["t"]), masked, two_pass=info["softmasking"])
-    loss = mean_cross_entropy(denoiser, x0, draw, denoiser.mask_id, shift=True).total()
+    loss = mean_cross_entropy(denoiser, x0, draw, denoiser.mask_id, shift=True).total
     assert float(loss) == pytest.approx(info["loss"], rel=1e-5)
     loss.backward()
     gradients = dict(backbone.named_parameters())
@@ -144,6 +144,6 @@ def test_a_mean_over_masked_tokens_whatever_their_number():
     draw = NoiseDraw(torch.full((2,), 0.4), masked, two_pass=False)
     loss = mean_cross_entropy(denoiser, x0, draw, 36, shift=True)
     assert float(loss.weight[0]) == 0  # nothing predicts the first position
-    assert float(loss.total()) == pytest.approx(float(loss.nll[1:].mean()) / 0.4, rel=1e-6)
+    assert float(loss.total) == pytest.approx(float(loss.nll[1:].mean()) / 0.4, rel=1e-6)
     whole = mean_cross_entropy(denoiser, x0, draw, 36, shift=False)
-    assert float(whole.total()) == pytest.approx(float(whole.nll.mean()) / 0.4, rel=1e-6)
+    assert float(whole.total) == pytest.approx(float(whole.nll.mean()) / 0.4, rel=1e-6)

@@ -1,0 +1,107 @@
+"""The output layer and its cross-entropy in one, which never holds all logits: ours, and liger-kernel's for CUDA."""
+
+from __future__ import annotations
+
+import math
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from smdiff.errors import UserError
+
+# Elements of one block of logits, on a CPU (True) and a GPU: enough rows for a product to be worth its overhead.
+_AT_ONCE = {True: 2**24, False: 2**26}
+
+
+class WeightedNll(torch.autograd.Function):
+    """sum_n w_n (-log p_n(target_n)) of a linear layer's logits, and the N terms without their weights.
+
+    The gradient of a block of logits is softmax minus one-hot, so with the weights known it is made where the block is,
+    and no logits have to be kept for the backward pass, or computed again in it.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, factors: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The sum, which has a gradient, and (N,) -log p, which have none.
+
+        Args:
+            hidden: (N, D).
+            weight: (V, D).
+            bias: (V,), finite.
+            targets: (N,) token ids.
+            factors: (N,) the terms' weights.
+        """
+        kind = hidden.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+        nll = torch.empty(len(hidden), device=hidden.device)
+        of_hidden, of_weight, of_bias = (
+            torch.zeros(x.shape, device=x.device) if needed else None
+            for x, needed in zip((hidden, weight, bias), ctx.needs_input_grad[:3], strict=True)
+        )
+        with torch.autocast(kind, enabled=False):
+            w, b = weight.to(dtype), bias.to(dtype)
+            parts = max(1, math.ceil(len(hidden) * len(weight) / _AT_ONCE[kind == "cpu"]))
+            for rows in torch.arange(len(hidden)).tensor_split(parts):
+                part = slice(int(rows[0]), int(rows[-1]) + 1) if len(rows) else slice(0)
+                h, y, factor = hidden[part].to(dtype), targets[part][:, None], factors[part][:, None]
+                p, nll[part] = _softmax(F.linear(h, w, b), y)
+                p.scatter_add_(1, y, p.new_full((1, 1), -1.0).expand_as(y))
+                if of_bias is not None:
+                    of_bias += factor[:, 0] @ p
+                p = p.to(dtype)
+                if of_hidden is not None:
+                    of_hidden[part] = (p @ w) * factor
+                if of_weight is not None:
+                    _add_product(of_weight, p.T, (h * factor).to(dtype))
+        grads = (of_hidden, of_weight, of_bias)
+        ctx.grads = [None if g is None else g.to(x.dtype) for g, x in zip(grads, (hidden, weight, bias), strict=True)]
+        ctx.mark_non_differentiable(nll)
+        return (nll * factors).sum(), nll
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Those made by `forward`, scaled; once, as they are scaled in place."""
+        made, ctx.grads = ctx.grads, None
+        return *(None if g is None else g.mul_(grads[0]) for g in made), None, None
+
+
+def _softmax(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """softmax of logits (n, V) in float32, and (n,) -log p of `targets` (n, 1)."""
+    logits = logits.float()
+    chosen, p = logits.gather(1, targets)[:, 0], logits.softmax(-1)
+    return p, logits.amax(-1) - chosen - p.amax(-1).log()
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """total += a @ b, summed in float32."""
+    if a.dtype == total.dtype:
+        total.addmm_(a, b)
+    else:
+        total += a @ b
+
+
+def check_liger() -> None:
+    """Refuse where the kernel cannot run.
+
+    Raises:
+        UserError: no CUDA device, or no liger-kernel.
+    """
+    if not torch.cuda.is_available():
+        raise UserError("--liger", "its kernels need a CUDA device", "Leave it out.")
+    if find_spec("liger_kernel") is None:
+        raise UserError("--liger needs liger-kernel", fix="pip install 'smdiff[liger]', or leave it out.")
+
+
+def fused_nll(hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
+    """(N,) -log p of `targets` (N,) from hidden (N, D), weight (V, D) and bias (V,).
+
+    Each token's gradient is scaled on its own, which liger-kernel does right from 0.8.5 on.
+    """
+    from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
+
+    return liger_fused_linear_cross_entropy(hidden, weight, targets, bias=bias, reduction="none")
