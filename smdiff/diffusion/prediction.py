@@ -8,6 +8,7 @@ when it is asked for.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 # Width of the blocks whose maxima are searched first.
@@ -32,15 +33,17 @@ def top_k(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     body = logits[:, : blocks * _BLOCK].view(n, blocks, _BLOCK)
     best = body.amax(-1).topk(k).indices if k > 1 else body.amax(-1).argmax(-1, keepdim=True)
     candidates = body.gather(1, best[..., None].expand(-1, -1, _BLOCK)).flatten(1)
-    ids = (best[..., None] * _BLOCK + torch.arange(_BLOCK)).flatten(1)
-    rest = torch.arange(blocks * _BLOCK, v).expand(n, -1)  # the vocabulary need not be a multiple of the block
-    candidates, ids = torch.cat([candidates, logits[:, blocks * _BLOCK :]], 1), torch.cat([ids, rest], 1)
+    if v % _BLOCK:  # what is left of the vocabulary is a block of its own
+        candidates = torch.cat([candidates, logits[:, blocks * _BLOCK :]], 1)
+        best = F.pad(best, (0, 1), value=blocks)
     values, where = candidates.topk(k) if k > 1 else candidates.max(-1, keepdim=True)
-    return _in_order(values, ids.gather(1, where))
+    return _in_order(values, best.gather(1, where // _BLOCK) * _BLOCK + where % _BLOCK)
 
 
 def _in_order(values: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
     """Among equal values the lower id first, as argmax has it."""
+    if values.is_cpu and not (values[:, 1:] == values[:, :-1]).any():  # elsewhere looking would be waiting
+        return values, ids
     ids, order = ids.sort(-1)
     values, again = values.gather(1, order).sort(dim=-1, descending=True, stable=True)
     return values, ids.gather(1, again)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from smdiff.models import adapters
 from smdiff.models.cache import BlockCache
 from smdiff.models.causal import context_length
 from smdiff.models.dit import DiT
-from smdiff.models.head import WeightedNll, check_liger, fused_nll
+from smdiff.models.head import WeightedNll, check_liger, fused_nll, in_autocast, logit_blocks
 
 # For models whose positions have no end.
 _ANY_LENGTH = 131072
@@ -271,27 +271,38 @@ class Denoiser(nn.Module):
         return Scores(nll, feedback, None if nll is None or weight is None else (nll * weight).sum())
 
     def _scores(self, hidden: Tensor, targets: Tensor | None, observe: bool) -> tuple[Tensor | None, Feedback | None]:
-        grad = torch.is_grad_enabled()
-        if self._liger and grad and targets is not None and not observe:
-            return fused_nll(*self._before_logits(hidden), targets), None
-        cpu, size = hidden.device.type == "cpu", len(hidden) * self.vocab_size
-        kept = grad and not observe and size <= _KEPT_LOGITS[cpu]
-        # Even parts: blocks of one size are found again by the allocator.
-        parts = 1 if kept else max(1, min(len(hidden), math.ceil(size / _LOGITS_AT_ONCE[cpu])))
+        if observe and self.soft_mask is None:
+            raise ValueError("feedback was asked of a model without soft-mask scalars")
+        if torch.is_grad_enabled() and targets is not None and not observe:
+            return self._nll_with_gradient(hidden, targets), None
         nll, seen = [], []
-        for part, h in enumerate(hidden.tensor_split(parts)):
-            y = None if targets is None else targets.tensor_split(parts)[part]
-            if observe or not grad or parts == 1:
-                logits = self.logits(h).float()
-                if y is not None:
-                    nll.append(nn.functional.cross_entropy(logits, y, reduction="none"))
+        with torch.no_grad():
+            for part, logits in self._logit_blocks(hidden):
+                if targets is not None:
+                    nll.append(nn.functional.cross_entropy(logits.float(), targets[part], reduction="none"))
                 if observe:
-                    if self.soft_mask is None:
-                        raise ValueError("feedback was asked of a model without soft-mask scalars")
-                    seen.append(self.soft_mask.observe(logits.detach()))
-            elif y is not None:
-                nll.append(checkpoint(self._nll, h, y, use_reentrant=False))
+                    assert self.soft_mask is not None
+                    seen.append(self.soft_mask.observe(logits.float()))
         return torch.cat(nll) if nll else None, Feedback.cat(seen) if seen else None
+
+    def _logit_blocks(self, hidden: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Logits of some rows at a time, without gradient; the memory is used again."""
+        if self._linear_head:
+            yield from logit_blocks(*in_autocast(*self._before_logits(hidden)))
+            return
+        start = 0
+        for h in hidden.split(max(1, _LOGITS_AT_ONCE[hidden.is_cpu] // self.vocab_size)):
+            yield slice(start, start + len(h)), self.logits(h)
+            start += len(h)
+
+    def _nll_with_gradient(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        if self._liger:
+            return fused_nll(*self._before_logits(hidden), targets)
+        if len(hidden) * self.vocab_size <= _KEPT_LOGITS[hidden.is_cpu]:
+            return self._nll(hidden, targets)
+        rows = max(1, _LOGITS_AT_ONCE[hidden.is_cpu] // self.vocab_size)
+        parts = zip(hidden.split(rows), targets.split(rows), strict=True)
+        return torch.cat([checkpoint(self._nll, h, y, use_reentrant=False) for h, y in parts])
 
     def _before_logits(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Hidden states (N, D), weight (V, D) and bias (V,) of the last product; forbidden ids are so in the bias."""
