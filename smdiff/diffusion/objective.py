@@ -40,6 +40,7 @@ class Denoises(Protocol):
         feedback: Feedback | None = None,
         *,
         targets: Tensor | None = None,
+        observe: bool = False,
         weight: Tensor | None = None,
     ) -> Scores: ...
 
@@ -60,7 +61,8 @@ class Loss(NamedTuple):
     @classmethod
     def of(cls, scores: Scores, weight: Tensor) -> Loss:
         """From scores that were asked for with that weight."""
-        assert scores.nll is not None and scores.total is not None
+        assert scores.nll is not None
+        assert scores.total is not None
         return cls(scores.total, scores.nll, weight)
 
 

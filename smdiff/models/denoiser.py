@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,28 +20,24 @@ from smdiff.models import adapters
 from smdiff.models.cache import BlockCache
 from smdiff.models.causal import context_length
 from smdiff.models.dit import DiT
-from smdiff.models.head import WeightedNll, check_liger, fused_nll, in_autocast, logit_blocks
+from smdiff.models.head import (
+    FEW,
+    WeightedNll,
+    check_liger,
+    few_rows,
+    fused_nll,
+    in_autocast,
+    linear,
+    logit_blocks,
+)
 
 # For models whose positions have no end.
 _ANY_LENGTH = 131072
-# Rows up to which `_few_rows` is worth it.
-_FEW = 32
 # Elements of logits with gradient up to which they are kept for the backward pass, on a CPU (True) and a GPU.
 _KEPT_LOGITS = {True: 2**24, False: 2**26}
 # Elements of one block of logits beyond that, or without gradient. On a CPU it is what glibc's allocator uses again
 # instead of asking the system for fresh pages each time, which cost a fifth of a step.
 _LOGITS_AT_ONCE = {True: 2**22, False: 2**24}
-
-
-def _few_rows(hidden: Tensor, weight: Tensor) -> Tensor:
-    """hidden (N, D) @ weight (V, D) transposed, as one product for each part of the vocabulary.
-
-    A CPU's matrix product spreads few rows badly over its cores; parts of the vocabulary go about twice as fast.
-    """
-    vocabulary, width = weight.shape
-    parts = next((c for c in range(64, 15, -1) if vocabulary % c == 0), 1)
-    split = weight.view(parts, vocabulary // parts, width).transpose(1, 2)
-    return torch.bmm(hidden.expand(parts, *hidden.shape), split).transpose(0, 1).reshape(-1, vocabulary)
 
 
 def _without_adapter(module: nn.Module) -> nn.Module:
@@ -246,13 +241,13 @@ class Denoiser(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits (N, V) of hidden states (N, D); forbidden ids have `FORBIDDEN`."""
+        if self._linear_head and not torch.is_grad_enabled():
+            # A DiT's texts should be the same to the bit in a batch of any size: one kind of product for all.
+            few = hidden.is_cpu and len(hidden) <= FEW and not isinstance(self.backbone, DiT)
+            return (few_rows if few else linear)(*in_autocast(*self._before_logits(hidden)))
         if isinstance(self.backbone, DiT):
             return self.backbone.decode(hidden, forbidden=self.forbidden)
-        head = self._head
-        few = hidden.device.type == "cpu" and len(hidden) <= _FEW and not torch.is_grad_enabled()
-        plain = type(head) is nn.Linear and head.bias is None
-        logits = _few_rows(hidden, head.weight) if few and plain else head(hidden)
-        return logits.index_fill_(-1, self.forbidden, FORBIDDEN)
+        return self._head(hidden).index_fill_(-1, self.forbidden, FORBIDDEN)
 
     def score(
         self, hidden: Tensor, targets: Tensor | None, observe: bool = False, weight: Tensor | None = None

@@ -163,7 +163,7 @@ class _Block(GradientCheckpointingLayer):
         at: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(condition).chunk(6, -1)
-        b, length, dim = x.shape
+        b, length, _ = x.shape
         qkv = self.attn_qkv(_modulated_norm(x, self.norm1.weight, shift1, scale1))
         qk, v = qkv.view(b, length, 3 * self.heads, -1).split([2 * self.heads, self.heads], 2)
         q, k = _rotate(qk, *(r.to(qk.dtype) for r in rotary)).transpose(1, 2).chunk(2, 1)

@@ -26,6 +26,8 @@ def test_masks_are_shared_stratified_and_cover_every_count():
 class Oracle(Denoiser):
     """The true conditional of a Markov chain given the visible tokens, by forward-backward."""
 
+    _linear_head = False
+
     def __init__(self, chain: MarkovChain) -> None:
         super().__init__(small_dit(vocab_size=33), mask_id=32)
         self.matrix = torch.tensor(chain.matrix)

@@ -12,7 +12,7 @@ from smdiff.diffusion.soft_mask import SoftMask
 from smdiff.errors import UserError
 from smdiff.models.cache import BlockCache
 from smdiff.models.causal import denoiser_config, load_causal
-from smdiff.models.denoiser import _FEW, Denoiser, _few_rows
+from smdiff.models.denoiser import Denoiser
 from smdiff.models.weights import read_object
 from tests.conftest import reference_folder, small_causal
 
@@ -147,9 +147,3 @@ def test_the_real_tensor_names_are_those_of_the_model(shared, name):
         renamed = [re.sub(old, new, tensor) for old, new in _LLADA_NAMES.items() if re.match(old, tensor)]
         found.add(renamed[0] if "llada" in name else tensor)
     assert found == wanted
-
-
-@pytest.mark.parametrize("rows", [1, 5, _FEW])
-def test_few_rows_are_the_same_product(rows):
-    hidden, weight = torch.randn(rows, 16), torch.randn(128, 16)
-    torch.testing.assert_close(_few_rows(hidden, weight), hidden @ weight.T)
