@@ -1,6 +1,7 @@
-"""SIGKILL at random moments of eval-code and eval-text: what comes out in the end is what would have come out anyway.
+"""Evaluations that are killed, or whose disk is full, at any moment: what comes out in the end is what would have come.
 
-python tests/torture/kill_evaluations.py --rounds 50
+python tests/torture/kill_evaluations.py --rounds 50           SIGKILL, at random moments and at random writes
+python tests/torture/kill_evaluations.py --failures every      the n-th write fails, for every n
 """
 
 from __future__ import annotations
@@ -68,6 +69,12 @@ class Round:
         check_files(self._out)
         return {-signal.SIGKILL: "killed", 0: "done"}.get(code, f"failed with {code}")
 
+    def fail(self, at: int) -> str:
+        """Start it on a disk that is full at the n-th of the things that it does to its files."""
+        code = ended(start(self._arguments, Faults(self._out, at)))
+        check_files(self._out)
+        return "" if code in (0, 1, 2) else f"failed with {code}"
+
     def finish(self, whole: dict[str, Any]) -> str:
         """Let it end; "" if all is as it was without any kill."""
         code = ended(start(self._arguments, Faults(self._out)))
@@ -114,15 +121,35 @@ def torture(kind: str, rounds: int, seed: int, folder: Path, tell: Callable[[str
     return wrong
 
 
+def full_disks(kind: str, folder: Path, tell: Callable[[str], None] = print) -> list[str]:
+    """The n-th write of one kind of evaluation fails, for every n. Returns what went wrong."""
+    world = World.made(folder)
+    whole, seconds, operations = undisturbed(world.command(kind, folder / "whole"), folder / "whole")
+    wrong = []
+    for at in range(1, operations + 1):
+        out = folder / f"full-{at}"
+        one = Round(world.command(kind, out), out, seconds, operations, random.Random())
+        if problem := one.fail(at) or one.finish(whole):
+            wrong.append(f"{kind}, write {at}: {problem}")
+            tell(wrong[-1])
+    tell(f"{kind}: {operations - len(wrong)} of {operations} failed writes end as the undisturbed command")
+    return wrong
+
+
 def _main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=50)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=0)
+    parser.add_argument("--failures", choices=("none", "every"), default="none")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     wrong = []
     for kind in KINDS:
         with tempfile.TemporaryDirectory() as folder:
-            wrong += torture(kind, asked.rounds, asked.seed, Path(folder))
+            if asked.rounds:
+                wrong += torture(kind, asked.rounds, asked.seed, Path(folder))
+        with tempfile.TemporaryDirectory() as folder:
+            if asked.failures == "every":
+                wrong += full_disks(kind, Path(folder))
     return 1 if wrong else 0
 
 

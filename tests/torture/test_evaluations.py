@@ -59,7 +59,7 @@ def test_killed_evaluations_end_as_undisturbed_ones(kind, tmp_path):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_evaluation_on_a_full_disk_goes_on_when_there_is_room(kind, world, undisturbed, tmp_path, capsys):
-    """`kill_evaluations.py --full` does it for every write."""
+    """`kill_evaluations.py --failures every` does it for every write."""
     whole, count = undisturbed[kind]
     out = tmp_path / "out"
     for at in (1, count // 2, count - 1):  # in one folder: each time it gets further
