@@ -33,10 +33,9 @@ from smdiff.models.head import (
 
 # For models whose positions have no end.
 _ANY_LENGTH = 131072
-# Elements of logits with gradient up to which they are kept for the backward pass, on a CPU (True) and a GPU.
+# Where the loss is not that of one linear layer (one with an adapter): elements of logits with gradient up to which they
+# are kept for the backward pass, on a CPU (True) and a GPU, and of one block of them beyond that.
 _KEPT_LOGITS = {True: 2**24, False: 2**26}
-# Elements of one block of logits beyond that, or without gradient. On a CPU it is what glibc's allocator uses again
-# instead of asking the system for fresh pages each time, which cost a fifth of a step.
 _LOGITS_AT_ONCE = {True: 2**22, False: 2**24}
 
 

@@ -23,7 +23,7 @@ from smdiff.config import PretrainConfig, resolve
 from smdiff.errors import Interrupted, RunFailed, UserError
 from smdiff.models.load import load
 from smdiff.training import checkpoints as module
-from smdiff.training.checkpoints import MANIFEST, Best, Checkpoints, deliver, flaw, seal
+from smdiff.training.checkpoints import MANIFEST, PARTIAL, Best, Checkpoints, deliver, flaw, seal
 from smdiff.training.pretrain import pretrain
 from smdiff.training.trainer import SoftMaskTrainer
 from tests.training.test_training import TINY, Killed, kill_at, same, weights
@@ -185,6 +185,14 @@ def test_only_whole_checkpoints_count_as_kept(tmp_path):
     (tmp_path / "checkpoint-2" / "a").write_text("b")
     Checkpoints(tmp_path, 3).rotate()
     assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_what_a_killed_rotation_left_goes_when_the_run_goes_on(tmp_path):
+    fill(tmp_path, 1, 2, 3)
+    (tmp_path / PARTIAL).mkdir()
+    (tmp_path / "checkpoint-1").rename(tmp_path / PARTIAL / "old-checkpoint-1")
+    assert Checkpoints(tmp_path, 2).resume() == tmp_path / "checkpoint-3"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint-2", "checkpoint-3"]
 
 
 def test_no_checkpoint_goes_before_the_next_one_verifies(half, train, monkeypatch):
