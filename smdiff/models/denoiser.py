@@ -33,7 +33,7 @@ from smdiff.models.head import (
 
 # For models whose positions have no end.
 _ANY_LENGTH = 131072
-# Where the loss is not that of one linear layer (one with an adapter): elements of logits with gradient up to which they
+# Where the output layer is not one linear layer (as with an adapter): elements of logits with gradient up to which they
 # are kept for the backward pass, on a CPU (True) and a GPU, and of one block of them beyond that.
 _KEPT_LOGITS = {True: 2**24, False: 2**26}
 _LOGITS_AT_ONCE = {True: 2**22, False: 2**24}
