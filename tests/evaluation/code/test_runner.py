@@ -93,7 +93,7 @@ VALUES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("value", VALUES, ids=lambda value: f"{type(value).__name__}-{str(value)[:12]!a}")
+@pytest.mark.parametrize("value", VALUES, ids=[f"{n}-{type(value).__name__}" for n, value in enumerate(VALUES)])
 def test_a_value_crosses_whole(value: Any):
     found = runner.decode(json.loads(json.dumps(encode(value, _Objects()))))
     assert found == value
