@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# The background jobs of a shell ignore it, and so would what the tests start and interrupt.
-signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
 import torch
@@ -26,6 +24,11 @@ from smdiff.models.weights import read_object
 from smdiff.ui.console import set_quiet
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def pytest_configure():
+    """The background jobs of a shell ignore Ctrl-C, and so would all that tests start and interrupt."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
