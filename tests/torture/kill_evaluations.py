@@ -142,6 +142,8 @@ def _main() -> int:
     parser.add_argument("--failures", choices=("none", "every"), default="none")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
+    if not asked.rounds and asked.failures == "none":
+        parser.error("nothing to do: give --rounds N or --failures every")
     wrong = []
     for kind in KINDS:
         with tempfile.TemporaryDirectory() as folder:

@@ -248,6 +248,8 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=TINY["steps"])
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    if not options.rounds and options.failures == "0":
+        parser.error("nothing to do: give --rounds N or --failures every")
     install()
     smdiff.training.run.training_curves = _no_picture
     transformers.logging.disable_progress_bar()
