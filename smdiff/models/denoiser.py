@@ -265,7 +265,8 @@ class Denoiser(nn.Module):
         return Scores(nll, feedback, None if nll is None or weight is None else (nll * weight).sum())
 
     def _scores(self, hidden: Tensor, targets: Tensor | None, observe: bool) -> tuple[Tensor | None, Feedback | None]:
-        if observe and self.soft_mask is None:
+        observer = self.soft_mask if observe else None
+        if observe and observer is None:
             raise ValueError("feedback was asked of a model without soft-mask scalars")
         if torch.is_grad_enabled() and targets is not None and not observe:
             return self._nll_with_gradient(hidden, targets), None
@@ -274,9 +275,8 @@ class Denoiser(nn.Module):
             for part, logits in self._logit_blocks(hidden):
                 if targets is not None:
                     nll.append(nn.functional.cross_entropy(logits.float(), targets[part], reduction="none"))
-                if observe:
-                    assert self.soft_mask is not None
-                    seen.append(self.soft_mask.observe(logits.float()))
+                if observer is not None:
+                    seen.append(observer.observe(logits.float()))
         return torch.cat(nll) if nll else None, Feedback.cat(seen) if seen else None
 
     def _logit_blocks(self, hidden: Tensor) -> Iterator[tuple[slice, Tensor]]:

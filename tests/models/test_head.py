@@ -4,8 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from smdiff.models import denoiser as denoiser_module
 from smdiff.models import head
+from smdiff.models.denoiser import Denoiser
 from smdiff.models.head import WeightedNll, few_rows, in_autocast, linear, logit_blocks
+from tests.conftest import small_dit
 
 V, D = 2100, 24
 
@@ -37,6 +40,23 @@ def test_the_weighted_loss_and_its_gradients_are_those_of_autograd(rows, half, f
     for expected, ours in zip(*found, strict=True):
         assert ours.dtype == expected.dtype
         assert float((ours - expected).norm() / expected.norm()) < (6e-3 if half else 1e-6)
+
+
+def test_an_output_layer_of_another_kind_has_the_same_loss(monkeypatch):
+    """As with an adapter on it: logits are kept, or computed again, and the sum is taken of what they give."""
+    torch.manual_seed(0)
+    ids, where = torch.arange(24).view(2, 12), torch.ones(2, 12, dtype=torch.bool)
+    backbone, weight, found = small_dit(), torch.rand(24) * 5, []
+    for linear_head, kept in ((True, 0), (False, 2**24), (False, 0)):
+        monkeypatch.setattr(Denoiser, "_linear_head", linear_head)
+        for name in ("_KEPT_LOGITS", "_LOGITS_AT_ONCE"):
+            monkeypatch.setattr(denoiser_module, name, {True: kept})
+        backbone.zero_grad()
+        scores = Denoiser(backbone, 36)(ids, where, targets=ids.flatten(), weight=weight)
+        scores.total.backward()
+        found.append([scores.total.detach(), scores.nll.detach(), *(p.grad for p in backbone.parameters())])
+    for other in found[1:]:
+        torch.testing.assert_close(found[0], other, rtol=1e-4, atol=1e-5)
 
 
 def test_a_target_that_is_next_to_impossible_has_a_finite_loss():
